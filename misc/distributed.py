@@ -1,0 +1,135 @@
+"""Device, rank and sharding: the only place that knows how many processes there are.
+
+A plain `python` call is one process. Under `torchrun` the variables RANK, WORLD_SIZE and LOCAL_RANK
+say which part of the work is ours, before and after the process group exists.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from misc.errors import UserError
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """Index of this process, 0 for a plain run."""
+    return dist.get_rank() if _has_group() else int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Index of this process on its machine, which is also the index of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of processes, 1 for a plain run."""
+    return dist.get_world_size() if _has_group() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """True for the one process that prints and writes shared files."""
+    return rank() == 0
+
+
+def shard(items: Sequence[T]) -> list[T]:
+    """This process's part of `items`, dealt out in turn so that the parts differ by at most one."""
+    return list(items[rank() :: world_size()])
+
+
+def barrier() -> None:
+    """Wait until every process is here; nothing to wait for in a plain run."""
+    if _has_group():
+        dist.barrier()
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum of `tensor` over all processes, as a new tensor on the same device.
+
+    Raises:
+        RuntimeError: several processes were started but never joined, so that a sum over this
+            process alone would pass for the sum of all.
+    """
+    _require_group()
+    total = tensor.clone()
+    if _has_group():
+        # NCCL reduces CUDA tensors only.
+        on_gpu = dist.get_backend() == dist.Backend.NCCL
+        total = total.to(torch.device("cuda", local_rank())) if on_gpu else total
+        dist.all_reduce(total)
+    return total.to(tensor.device)
+
+
+def all_gather(value: T) -> list[T]:
+    """`value` of every process, in the order of their ranks; `[value]` in a plain run.
+
+    Raises:
+        RuntimeError: several processes were started but never joined.
+    """
+    _require_group()
+    if not _has_group():
+        return [value]
+    gathered: list[T] = [value] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def join_processes(device: torch.device) -> None:
+    """Connect the processes that `torchrun` started; does nothing in a plain run."""
+    if world_size() > 1 and not _has_group():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def select_device(name: str) -> torch.device:
+    """Turn `--device` into a device.
+
+    Args:
+        name: `auto` (a GPU when there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`. A CUDA
+            device without index is this process's own GPU under `torchrun`, else the first.
+
+    Raises:
+        UserError: the name is unknown or this machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"--device {name} is not a device; use auto, cpu, cuda, cuda:INDEX or mps."
+        ) from None
+    if device.type == "cuda":
+        return _cuda_device(device)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name}: this machine has no Apple GPU; use --device cpu.")
+    return device
+
+
+def _cuda_device(device: torch.device) -> torch.device:
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"--device {device}: PyTorch {torch.__version__} sees no CUDA GPU on this machine; "
+            "use --device cpu or auto, or install a CUDA build of PyTorch and the driver."
+        )
+    index = local_rank() if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise UserError(
+            f"--device cuda:{index}: this machine has {torch.cuda.device_count()} CUDA GPU(s), "
+            "numbered from 0; choose one of these."
+        )
+    return torch.device("cuda", index)
+
+
+def _has_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _require_group() -> None:
+    if world_size() > 1 and not _has_group():
+        raise RuntimeError("call join_processes before combining results of several processes")

@@ -1,0 +1,198 @@
+"""What every output of the pipeline should have been made from, given the current arguments.
+
+One function per output; the step that makes it writes this record, and the steps that read it
+compare. Only arguments that change the result are listed: devices, batch sizes of inference,
+workers and folders are not.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from misc.errors import UserError
+from misc.files import sha256_file
+from misc.provenance import Record, check_record, read_record
+from voc12.source import open_source
+
+_NETWORKS = ("vit", "vit_args", "num_passes", "tile_size", "tile_stride")
+_CNN_TRAINING = ("cnn", "cnn_frozen_stages", "fixed_batchnorm")
+_CAM_TRAINING = (
+    *_NETWORKS,
+    *_CNN_TRAINING,
+    "init",
+    "cam_crop_size",
+    "cam_long_side",
+    "cam_batch_size",
+    "cam_num_epoches",
+    "cam_learning_rate",
+    "deit_learning_rate",
+    "cam_weight_decay",
+    "momentum",
+    "cam_lambda",
+    "cam_refine_epoch",
+    "precision",
+    "seed",
+)
+_IRN_TRAINING = (
+    "irn_backbone",
+    "init",
+    "irn_crop_size",
+    "irn_batch_size",
+    "irn_num_epoches",
+    "irn_learning_rate",
+    "irn_weight_decay",
+    "irn_radius",
+    "momentum",
+    "precision",
+    "seed",
+)
+_WALK = ("irn_backbone", "irn_min_input", "beta", "exp_times", "walk_radius", "precision")
+CAM_BACKBONE = "cam"  # value of --irn_backbone_weights
+
+
+def _arguments(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in (*names, "class_names")}
+
+
+def _file_hash(path: Path | str | None) -> str:
+    if path is None:
+        return "none"
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; run the step that makes it or correct the option.")
+    status = path.stat()
+    return _hash_once(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=32)
+def _hash_once(path: Path, modified: int, size: int) -> str:
+    return sha256_file(path)
+
+
+def list_facts(args: argparse.Namespace, *names: str) -> dict[str, dict[str, Any]]:
+    """Name, hash and number of ids of lists, for a person who reads the record."""
+    source = open_source(args)
+    lists = {name: source.id_list(name) for name in names}
+    return {
+        name: {"source": one.source, "sha256": one.sha256, "count": len(one.ids)}
+        for name, one in lists.items()
+    }
+
+
+def cam_training(args: argparse.Namespace) -> Record:
+    """Both CAM branches' weights."""
+    source = open_source(args)
+    return Record(
+        "train_cam",
+        _arguments(args, _CAM_TRAINING),
+        {
+            "train_list": source.id_list(args.train_list).sha256,
+            "train_data": source.fingerprint(source.id_list(args.train_list).ids),
+            "cnn_weights": _file_hash(args.cnn_weights),
+            "vit_weights": _file_hash(args.vit_weights),
+        },
+    )
+
+
+def cams(args: argparse.Namespace) -> Record:
+    """Fused CAMs of single pictures."""
+    names = ("cam_scales", "cam_fusion", "precision")
+    inputs = {}
+    if uses_transformer(args):
+        names += _NETWORKS
+        inputs["deit_weights"] = _file_hash(args.deit_weights_name)
+    if uses_cnn(args):
+        names += ("cnn",)
+        inputs["cam_weights"] = _file_hash(args.cam_weights_name)
+    return Record("make_cam", _arguments(args, names), inputs)
+
+
+def uses_cnn(args: argparse.Namespace) -> bool:
+    """Whether the fusion needs the CNN branch."""
+    return args.cam_fusion != "transformer"
+
+
+def uses_transformer(args: argparse.Namespace) -> bool:
+    """Whether the fusion needs the transformer branch."""
+    return args.cam_fusion != "cnn"
+
+
+def ir_labels(args: argparse.Namespace) -> Record:
+    """Labels for IRNet."""
+    arguments = _arguments(args, ("conf_fg_thres", "conf_bg_thres"))
+    return Record("cam_to_ir_label", arguments, {"cam": _input(args.cam_out_dir, cams, args)})
+
+
+def irn_training(args: argparse.Namespace) -> Record:
+    """IRNet's weights."""
+    source = open_source(args)
+    own = args.irn_backbone_weights
+    backbone = args.cam_weights_name if own == CAM_BACKBONE else own
+    return Record(
+        "train_irn",
+        _arguments(args, _IRN_TRAINING),
+        {
+            "train_list": source.id_list(args.train_list).sha256,
+            "infer_list": source.id_list(args.infer_list).sha256,
+            "ir_label": _input(args.ir_label_out_dir, ir_labels, args),
+            "irn_backbone_weights": _file_hash(backbone),
+        },
+    )
+
+
+def pseudo_masks(args: argparse.Namespace) -> Record:
+    """Pseudo masks of single pictures."""
+    return _walk_record(args, "make_sem_seg_labels", "sem_seg_bg_thres")
+
+
+def instances(args: argparse.Namespace) -> Record:
+    """Instance masks of single pictures."""
+    return _walk_record(args, "make_ins_seg_labels", "ins_seg_bg_thres")
+
+
+def _walk_record(args: argparse.Namespace, step: str, threshold: str) -> Record:
+    inputs = {
+        "cam": _input(args.cam_out_dir, cams, args),
+        "irn_weights": _file_hash(args.irn_weights_name),
+    }
+    return Record(step, _arguments(args, (*_WALK, threshold)), inputs)
+
+
+def _input(
+    folder: Path, expected: Callable[[argparse.Namespace], Record], args: argparse.Namespace
+) -> str:
+    """Fingerprint of an input folder: what is recorded there, else what would make it now."""
+    recorded = read_record(folder) if folder.is_dir() else None
+    return (recorded or expected(args)).fingerprint
+
+
+def require_input(
+    target: Path, expected: Callable[[argparse.Namespace], Record], args: argparse.Namespace
+) -> None:
+    """Stop when an input is missing or was made by something else (see `check_record`).
+
+    What would make it now is worked out only when there is a record to compare with: weights
+    from elsewhere need no training list.
+    """
+    if not target.exists():
+        raise UserError(
+            f"{target} does not exist; run the step that makes it or correct the option."
+        )
+    if read_record(target) is not None:
+        check_record(target, expected(args), args.force)
+
+
+def require_ids(folder: Path, suffix: str, ids: tuple[str, ...], step: str) -> None:
+    """Stop when outputs of an earlier step are missing.
+
+    Raises:
+        UserError: counts the missing files and names the first.
+    """
+    missing = [image_id for image_id in ids if not (folder / f"{image_id}{suffix}").is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(ids)} files are missing in {folder}, the first is "
+            f"{missing[0]}{suffix}; run step {step} for this list."
+        )

@@ -1,0 +1,222 @@
+"""Scores of label maps (confusion matrix, mIoU) and of instances (average precision)."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from misc.distributed import all_gather, all_reduce_sum
+from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """Scores per class, background first; fractions, NaN for a class that never occurs.
+
+    Attributes:
+        iou: (C,) intersection over union.
+        miou: mean of `iou` over the classes that occur.
+        false_positive: (C,) share of the union that is prediction only, 1 - gt / union.
+        false_negative: (C,) share of the union that is ground truth only, 1 - prediction / union.
+    """
+
+    iou: np.ndarray
+    miou: float
+    false_positive: np.ndarray
+    false_negative: np.ndarray
+
+
+class ConfusionMatrix:
+    """Pixel counts by ground truth (row) and prediction (column).
+
+    Ground truth 255 is ignored; prediction 255 counts as background, as in the published scores.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        """Start with zeros; `num_classes` includes the background."""
+        self.num_classes = num_classes
+        self.counts = np.zeros((num_classes, num_classes), np.int64)
+
+    def update(self, prediction: np.ndarray, ground_truth: np.ndarray) -> None:
+        """Add one picture.
+
+        Args:
+            prediction: (h, w) integers, 0..C-1 or 255.
+            ground_truth: (h, w) integers, 0..C-1 or 255.
+
+        Raises:
+            ValueError: the sizes differ, or a label is outside the classes and not 255.
+        """
+        if prediction.shape != ground_truth.shape:
+            raise ValueError(
+                f"the prediction has shape {prediction.shape}, the mask {ground_truth.shape}"
+            )
+        valid = ground_truth != IGNORE_LABEL
+        rows = self._checked(ground_truth[valid].astype(np.int64), "mask")
+        columns = prediction[valid].astype(np.int64)
+        columns[columns == IGNORE_LABEL] = BACKGROUND_LABEL
+        columns = self._checked(columns, "prediction")
+        cells = np.bincount(rows * self.num_classes + columns, minlength=self.num_classes**2)
+        self.counts += cells.reshape(self.num_classes, self.num_classes)
+
+    def _checked(self, labels: np.ndarray, what: str) -> np.ndarray:
+        outside = labels[(labels < 0) | (labels >= self.num_classes)]
+        if outside.size:
+            raise ValueError(
+                f"the {what} has label {outside[0]}, outside 0..{self.num_classes - 1} and "
+                f"{IGNORE_LABEL}"
+            )
+        return labels
+
+    def merge(self, other: "ConfusionMatrix") -> None:
+        """Add the counts of another part of the pictures."""
+        self.counts += other.counts
+
+    def reduce(self) -> None:
+        """Add up the counts of all processes; every process then holds the total."""
+        self.counts = all_reduce_sum(torch.from_numpy(self.counts)).numpy()
+
+    def compute(self) -> SegmentationScores:
+        """Scores of everything counted so far."""
+        hits = np.diag(self.counts).astype(np.float64)
+        ground_truth, prediction = self.counts.sum(axis=1), self.counts.sum(axis=0)
+        union = ground_truth + prediction - hits
+        with np.errstate(invalid="ignore", divide="ignore"):
+            iou = hits / union
+            false_positive = 1 - ground_truth / union
+            false_negative = 1 - prediction / union
+        return SegmentationScores(iou, nan_mean(iou), false_positive, false_negative)
+
+
+def nan_mean(values: np.ndarray) -> float:
+    """Mean of the values that are not NaN; NaN, without a warning, when there is none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+class InstanceAveragePrecision:
+    """Average precision of instance masks by the PASCAL VOC definition.
+
+    The same numbers as `eval_instance_segmentation_voc` of chainercv with `use_07_metric=False`: a
+    prediction, in order of falling score, is right when the ground truth instance of its class that
+    it overlaps most reaches the IoU threshold and was not found before.
+    """
+
+    def __init__(self, num_classes: int, iou_threshold: float = 0.5) -> None:
+        """Start empty; `num_classes` counts foreground classes."""
+        self.num_classes = num_classes
+        self.iou_threshold = iou_threshold
+        self._positives = np.zeros(num_classes, np.int64)
+        self._scores: dict[int, list[float]] = defaultdict(list)
+        self._matches: dict[int, list[bool]] = defaultdict(list)
+
+    def update(
+        self,
+        masks: np.ndarray,
+        classes: np.ndarray,
+        scores: np.ndarray,
+        true_masks: np.ndarray,
+        true_classes: np.ndarray,
+    ) -> None:
+        """Add one picture.
+
+        Args:
+            masks: (n, h, w) bool, predicted instances.
+            classes: (n,) integer class index, from 0.
+            scores: (n,) confidence.
+            true_masks: (m, h, w) bool.
+            true_classes: (m,) integer class index, from 0.
+
+        Raises:
+            ValueError: predictions and ground truth have different picture sizes.
+        """
+        if masks.shape[1:] != true_masks.shape[1:]:
+            raise ValueError(
+                f"the instances have size {masks.shape[1:]}, the mask {true_masks.shape[1:]}"
+            )
+        for index in np.union1d(classes, true_classes).astype(int):
+            chosen = classes == index
+            order = np.argsort(scores[chosen], kind="stable")[::-1]
+            truth = true_masks[true_classes == index]
+            self._positives[index] += len(truth)
+            self._scores[index].extend(scores[chosen][order].tolist())
+            self._matches[index].extend(self._match(masks[chosen][order], truth))
+
+    def _match(self, masks: np.ndarray, truth: np.ndarray) -> list[bool]:
+        """Decide for each of (n, h, w) masks, best score first, whether it finds a new instance."""
+        if len(masks) == 0 or len(truth) == 0:
+            return [False] * len(masks)
+        iou = mask_iou(masks, truth)
+        found = np.zeros(len(truth), bool)
+        matches = []
+        for best, value in zip(iou.argmax(axis=1), iou.max(axis=1), strict=True):
+            hit = bool(value >= self.iou_threshold)
+            matches.append(hit and not found[best])
+            found[best] |= hit
+        return [bool(match) for match in matches]
+
+    def reduce(self) -> None:
+        """Collect the pictures of all processes; every process then holds the total."""
+        parts = all_gather((self._positives, dict(self._scores), dict(self._matches)))
+        self._positives = np.sum([part[0] for part in parts], axis=0)
+        self._scores, self._matches = defaultdict(list), defaultdict(list)
+        for _, scores, matches in parts:
+            for index in scores:
+                self._scores[index].extend(scores[index])
+                self._matches[index].extend(matches[index])
+
+    def compute(self) -> np.ndarray:
+        """(C,) average precision per class; NaN for a class without ground truth instance."""
+        return np.array([self._average_precision(index) for index in range(self.num_classes)])
+
+    def _average_precision(self, index: int) -> float:
+        """Area under the precision-recall curve with precision made falling."""
+        if self._positives[index] == 0:
+            return float("nan")
+        order = np.argsort(np.array(self._scores[index]), kind="stable")[::-1]
+        hits = np.array(self._matches[index], bool)[order]
+        true_positives = np.cumsum(hits)
+        recall = np.concatenate(([0], true_positives / self._positives[index], [1]))
+        ranks = np.arange(1, len(hits) + 1)
+        precision = np.concatenate(([0], true_positives / ranks, [0]))
+        precision = np.maximum.accumulate(precision[::-1])[::-1]
+        return float(np.sum(np.diff(recall) * precision[1:]))
+
+
+def mask_iou(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(n, m) intersection over union of (n, h, w) and (m, h, w) boolean masks."""
+    a = masks.reshape(len(masks), -1).astype(np.float64)
+    b = others.reshape(len(others), -1).astype(np.float64)
+    intersection = a @ b.T
+    union = a.sum(axis=1)[:, None] + b.sum(axis=1)[None] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+
+
+def instances_of(object_ids: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split VOC's SegmentationObject map into instances and find their classes.
+
+    Args:
+        object_ids: (h, w) uint8, 0 background, 255 ignored, other values one per instance.
+        label: (h, w) uint8 SegmentationClass map: class index + 1, 0 background, 255 ignored.
+
+    Returns:
+        Masks (m, h, w) bool, and (m,) int64 class indices from 0: the commonest class among the
+        pixels of the instance. An instance without a pixel of any class is left out.
+
+    Raises:
+        ValueError: the two maps differ in size.
+    """
+    if object_ids.shape != label.shape:
+        raise ValueError(f"the object mask has size {object_ids.shape}, the mask {label.shape}")
+    masks, classes = [], []
+    for index in np.unique(object_ids):
+        if index in (BACKGROUND_LABEL, IGNORE_LABEL):
+            continue
+        mask = object_ids == index
+        counts = np.bincount(label[mask], minlength=IGNORE_LABEL + 1)[1:IGNORE_LABEL]
+        if counts.any():
+            masks.append(mask)
+            classes.append(int(counts.argmax()))
+    shape = (len(masks), *label.shape)
+    return np.array(masks, bool).reshape(shape), np.array(classes, np.int64)

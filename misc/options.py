@@ -1,0 +1,465 @@
+"""Command-line options of the pipeline: groups, defaults, presets.
+
+The defaults are the published run (preset `paper`); a preset is a dictionary of overrides, and any
+option given explicitly wins. Parsing has no side effects: nothing is read, created or derived
+except paths, which become absolute.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from misc.errors import UserError
+
+STEP_NAMES = (
+    "train_cam",
+    "make_cam",
+    "eval_cam",
+    "cam_to_ir_label",
+    "train_irn",
+    "make_ins_seg_labels",
+    "eval_ins_seg",
+    "make_sem_seg_labels",
+    "eval_sem_seg",
+)
+# Published names of the switches, where they differ from the step's name.
+_SWITCHES = {
+    "make_ins_seg_labels": "make_ins_seg_pass",
+    "make_sem_seg_labels": "make_sem_seg_pass",
+}
+_OFF_BY_DEFAULT = ("make_ins_seg_labels", "eval_ins_seg")
+_PATH_OPTIONS = (
+    "cam_weights_name",
+    "deit_weights_name",
+    "irn_weights_name",
+    "cam_out_dir",
+    "ir_label_out_dir",
+    "sem_seg_out_dir",
+    "ins_seg_out_dir",
+    "edge_out_dir",
+    "cache_dir",
+    "result_dir",
+)
+
+SAMPLE_FOLDER = "sess/sample_voc12"  # where --preset demo builds its data, in --work_dir
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    # The built-in sample on a laptop: small versions of the same networks, from random weights.
+    "demo": {
+        "init": "random",
+        "train_list": "train",
+        "val_list": "val",
+        "infer_list": "train",
+        "make_ins_seg_pass": True,
+        "eval_ins_seg_pass": True,
+    },
+}
+
+
+def switch_name(step: str) -> str:
+    """Name of the on/off switch of a step, such as `train_cam_pass`."""
+    return _SWITCHES.get(step, f"{step}_pass")
+
+
+class BooleanAction(argparse.Action):
+    """`--x`, `--no-x` and, as in the published scripts, `--x True` or `--x False`."""
+
+    _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}  # noqa: RUF012
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        negative = [f"--no-{option[2:]}" for option in option_strings]
+        super().__init__([*option_strings, *negative], dest, nargs="?", metavar="BOOL", **kwargs)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the boolean."""
+        negative = bool(option_string and option_string.startswith("--no-"))
+        value = True if values is None else self._WORDS.get(str(values).lower())
+        if value is None or (negative and values is not None):
+            parser.error(f"{option_string} {values}: give True or False, or nothing")
+        setattr(namespace, self.dest, value != negative)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to every help line that has one worth saying."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, argparse.SUPPRESS, ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def positive_int(text: str) -> int:
+    """Parse an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    """Parse an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Parse a number in 0..1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must lie in 0..1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Parse a number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
+
+
+def number_list(text: str) -> tuple[float, ...]:
+    """Parse `1.0,0.5,2.0`."""
+    return tuple(positive_float(part) for part in text.split(",") if part)
+
+
+def step_list(text: str) -> tuple[str, ...]:
+    """Parse `train_cam,make_cam`."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if name not in STEP_NAMES:
+            raise argparse.ArgumentTypeError(
+                f"{name} is not a step; steps: {', '.join(STEP_NAMES)}"
+            )
+    return names
+
+
+def keyword_arguments(text: str) -> dict[str, Any]:
+    """Parse `depth=4,embed_dim=192` into integers, floats or strings."""
+    result: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, separator, value = part.partition("=")
+        if not separator:
+            raise argparse.ArgumentTypeError(f"{part} is not KEY=VALUE")
+        for convert in (int, float, str):
+            try:
+                result[key] = convert(value)
+                break
+            except ValueError:
+                continue
+    return result
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of run_sample.py; every group is one function below."""
+    parser = argparse.ArgumentParser(
+        prog="run_sample.py",
+        usage="run_sample.py --voc12_root PATH [options] | --preset demo [options]",
+        description="From image-level labels to pseudo masks: CRT in nine steps.",
+        formatter_class=HelpFormatter,
+    )
+    for add in (_run, _data, _cam, _cam_networks, _irn, _random_walk, _outputs, _steps):
+        add(parser)
+    return parser
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--preset",
+        default="paper",
+        choices=sorted(PRESETS),
+        help="defaults to start from: the published run, or a laptop run on the built-in sample",
+    )
+    group.add_argument(
+        "--device", default="auto", help="auto (GPU when there is one), cpu, cuda, cuda:INDEX"
+    )
+    group.add_argument(
+        "--num_workers",
+        type=non_negative_int,
+        default=2,
+        help="processes that load pictures and run the CRF; 0 does both in the main process",
+    )
+    group.add_argument(
+        "--seed", type=non_negative_int, default=0, help="seed of every random choice"
+    )
+    group.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="arithmetic of the networks (bfloat16 by autocast)",
+    )
+    group.add_argument(
+        "--overwrite", action=BooleanAction, default=False, help="redo what is already there"
+    )
+    group.add_argument(
+        "--force",
+        action=BooleanAction,
+        default=False,
+        help="go on although an input was made with other arguments",
+    )
+    group.add_argument("--log_name", default="sample_train_eval", help="NAME.log in --work_dir")
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--voc12_root", help="devkit folder with JPEGImages, such as VOCdevkit/VOC2012"
+    )
+    group.add_argument(
+        "--train_list", default="voc12/train_aug.txt", help="list file, or name of a list to derive"
+    )
+    group.add_argument(
+        "--val_list",
+        default="voc12/val.txt",
+        help="pictures on which both branches are validated each epoch; none switches it off",
+    )
+    group.add_argument(
+        "--infer_list", default="voc12/train.txt", help="pictures that get pseudo masks"
+    )
+    group.add_argument(
+        "--eval_list",
+        "--chainer_eval_set",
+        help="pictures scored against ground truth (default: --infer_list)",
+    )
+    group.add_argument("--classes", help="own class names, one per line (default: VOC's 20)")
+    group.add_argument(
+        "--cls_labels",
+        help="image labels instead of XML: CSV 'id,name[;name]' or JSON {id: [names]}",
+    )
+
+
+def _cam(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("CAM training and inference")
+    group.add_argument("--cam_crop_size", type=positive_int, default=336, help="pixels")
+    group.add_argument(
+        "--cam_long_side", type=number_list, default=(210.0, 420.0), help="least,greatest pixels"
+    )
+    group.add_argument("--cam_batch_size", type=positive_int, default=16, help="pictures per step")
+    group.add_argument("--cam_num_epoches", type=positive_int, default=10, help="epochs")
+    group.add_argument(
+        "--cam_learning_rate", type=positive_float, default=0.1, help="of the CNN; classifier 10 x"
+    )
+    group.add_argument(
+        "--deit_learning_rate",
+        type=positive_float,
+        help="of the transformer; head 10 x (default: --cam_learning_rate)",
+    )
+    group.add_argument("--cam_weight_decay", type=float, default=1e-4, help="L2 penalty")
+    group.add_argument(
+        "--momentum",
+        type=fraction,
+        default=1e-4,
+        help="of all three trainings; the published code passes its weight decay where SGD expects "
+        "momentum, so 1e-4 is what it ran with; 0.9 is another experiment",
+    )
+    group.add_argument(
+        "--cam_lambda", type=float, default=0.1, help="weight of the L1 loss between the branches"
+    )
+    group.add_argument(
+        "--cam_refine_epoch", type=positive_int, default=2, help="epoch from which the L1 loss acts"
+    )
+    group.add_argument(
+        "--cam_scales",
+        type=number_list,
+        default=(1.0, 0.5, 1.5, 2.0, 0.75, 1.25, 1.75),
+        help="comma-separated factors, each also mirrored",
+    )
+    group.add_argument(
+        "--cam_fusion",
+        default="transformer",
+        choices=("transformer", "cnn", "mean", "max"),
+        help="transformer: class maps x attention, as published; mean, max: of both branches' maps",
+    )
+    group.add_argument(
+        "--cam_tile_batch", type=positive_int, default=32, help="tiles per transformer pass"
+    )
+    group.add_argument(
+        "--cam_eval_thres", type=fraction, default=0.15, help="background score of the seed"
+    )
+
+
+def _cam_networks(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("CAM networks")
+    group.add_argument(
+        "--init",
+        default="pretrained",
+        choices=("pretrained", "random"),
+        help="where all networks start: ImageNet weights or random ones",
+    )
+    group.add_argument("--cnn", default="resnet152", help="torchvision ResNet or timm CNN")
+    group.add_argument("--cnn_weights", help="local ImageNet weights of the CNN")
+    group.add_argument(
+        "--cnn_frozen_stages",
+        type=non_negative_int,
+        default=3,
+        help="stages that are not trained, from the stem on; 3 ends after layer2, as published",
+    )
+    group.add_argument(
+        "--fixed_batchnorm",
+        action=BooleanAction,
+        default=True,
+        help="batch norm uses its running statistics in training",
+    )
+    group.add_argument("--vit", default="deit_small_patch16_224", help="timm plain ViT")
+    group.add_argument("--vit_weights", help="local ImageNet weights of the transformer")
+    group.add_argument(
+        "--vit_args",
+        type=keyword_arguments,
+        default={},
+        help="arguments for timm, such as depth=4,embed_dim=192",
+    )
+    group.add_argument(
+        "--num_passes", type=positive_int, default=3, help="how often tokens pass the same blocks"
+    )
+    group.add_argument(
+        "--tile_size", type=positive_int, default=224, help="transformer input, pixels"
+    )
+    group.add_argument(
+        "--tile_stride", type=positive_int, default=112, help="between tiles, pixels"
+    )
+
+
+def _irn(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("IR labels and IRNet")
+    group.add_argument(
+        "--conf_fg_thres",
+        type=fraction,
+        default=0.35,
+        help="background score, confident foreground",
+    )
+    group.add_argument(
+        "--conf_bg_thres",
+        type=fraction,
+        default=0.15,
+        help="background score, confident background",
+    )
+    group.add_argument("--irn_backbone", default="resnet50", help="torchvision ResNet or timm CNN")
+    group.add_argument(
+        "--irn_backbone_weights",
+        help="local weights of the frozen backbone, or 'cam' for those of the trained CNN branch",
+    )
+    group.add_argument("--irn_crop_size", type=positive_int, default=512, help="pixels")
+    group.add_argument("--irn_batch_size", type=positive_int, default=32, help="pictures per step")
+    group.add_argument("--irn_num_epoches", type=positive_int, default=3, help="epochs")
+    group.add_argument(
+        "--irn_learning_rate", type=positive_float, default=0.1, help="edges; displacements 10 x"
+    )
+    group.add_argument("--irn_weight_decay", type=float, default=1e-4, help="L2 penalty")
+    group.add_argument(
+        "--irn_radius", type=positive_int, default=10, help="of training pairs, cells of 4 pixels"
+    )
+    group.add_argument(
+        "--irn_min_input",
+        type=positive_int,
+        default=512,
+        help="pictures are zero-padded to this side for inference, pixels",
+    )
+
+
+def _random_walk(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("random walk")
+    group.add_argument("--beta", type=positive_float, default=10.0, help="exponent of the affinity")
+    group.add_argument(
+        "--exp_times", type=non_negative_int, default=8, help="2 to the power of this many steps"
+    )
+    group.add_argument("--walk_radius", type=positive_int, default=5, help="cells of 4 pixels")
+    group.add_argument(
+        "--ins_seg_bg_thres", type=fraction, default=0.25, help="background score of instances"
+    )
+    group.add_argument(
+        "--sem_seg_bg_thres", type=fraction, default=0.25, help="background score of pseudo masks"
+    )
+
+
+def _outputs(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("outputs (relative paths lie in --work_dir)")
+    group.add_argument("--work_dir", default=".", help="folder of everything that is written")
+    for name, default, text in (
+        ("cam_weights_name", "sess/res152_cam.pth", "CNN branch"),
+        ("deit_weights_name", "sess/deits_cam.pth", "transformer branch"),
+        ("irn_weights_name", "sess/res50_irn.pth", "IRNet"),
+        ("cam_out_dir", "result/cam", "fused CAMs"),
+        ("ir_label_out_dir", "result/ir_label", "labels for IRNet"),
+        ("sem_seg_out_dir", "result/sem_seg", "pseudo masks"),
+        ("ins_seg_out_dir", "result/ins_seg", "instances"),
+        ("edge_out_dir", "result/edge", "edge maps"),
+        ("cache_dir", "sess/cache", "derived lists and image labels"),
+        ("result_dir", "result", "metrics.json and figure.png"),
+    ):
+        group.add_argument(f"--{name}", default=default, help=text)
+    group.add_argument(
+        "--figure_num", type=non_negative_int, default=6, help="pictures in figure.png; 0 for none"
+    )
+
+
+def _steps(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("steps")
+    group.add_argument("--steps", type=step_list, help=f"exactly these, of {', '.join(STEP_NAMES)}")
+    group.add_argument(
+        "--from_step",
+        choices=STEP_NAMES,
+        metavar="STEP",
+        help="this step and those after it that are switched on",
+    )
+    for step in STEP_NAMES:
+        group.add_argument(
+            f"--{switch_name(step)}",
+            action=BooleanAction,
+            default=step not in _OFF_BY_DEFAULT,
+            help=f"run {step}",
+        )
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; the preset sets defaults, explicit options win.
+
+    Raises:
+        UserError: options that contradict each other.
+    """
+    parser = build_parser()
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=sorted(PRESETS), default="paper")
+    preset = first.parse_known_args(argv)[0].preset
+    parser.set_defaults(**PRESETS[preset])
+    args = parser.parse_args(argv)
+    if args.voc12_root is None and preset != "demo":
+        parser.error("--voc12_root is required (or try the built-in sample: --preset demo)")
+    return resolve_paths(args)
+
+
+def resolve_paths(args: argparse.Namespace) -> argparse.Namespace:
+    """Make output paths absolute below `--work_dir`, fill defaults that depend on others."""
+    args.work_dir = Path(args.work_dir).expanduser().resolve()
+    for name in _PATH_OPTIONS:
+        setattr(args, name, args.work_dir / Path(getattr(args, name)).expanduser())
+    args.eval_list = args.eval_list or args.infer_list
+    args.deit_learning_rate = args.deit_learning_rate or args.cam_learning_rate
+    if len(args.cam_long_side) != 2 or args.cam_long_side[0] > args.cam_long_side[1]:
+        raise UserError(
+            f"--cam_long_side {args.cam_long_side} is not LEAST,GREATEST; give for example 210,420."
+        )
+    if args.conf_bg_thres > args.conf_fg_thres:
+        raise UserError(
+            f"--conf_bg_thres {args.conf_bg_thres} is above --conf_fg_thres {args.conf_fg_thres}; "
+            "the confident background needs the lower background score."
+        )
+    return args
+
+
+def selected_steps(args: argparse.Namespace) -> tuple[str, ...]:
+    """Names of the steps to run, in order."""
+    if args.steps is not None:
+        return tuple(step for step in STEP_NAMES if step in args.steps)
+    start = STEP_NAMES.index(args.from_step) if args.from_step else 0
+    return tuple(step for step in STEP_NAMES[start:] if getattr(args, switch_name(step)))

@@ -1,0 +1,103 @@
+"""What a run says while it runs: bars on the console, time-stamped lines in a log file."""
+
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from misc.distributed import is_main_process
+
+_SECONDS_BETWEEN_LINES = 30.0  # a bar that goes to a file or a pipe
+
+
+class RunLog:
+    """A text file that gets one line at a time, each with a time stamp and flushed at once."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Append to `path`; its folder is created."""
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, message: str) -> None:
+        """Append `message`; every line of it gets the time stamp."""
+        stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.writelines(f"{stamp} {line}\n" for line in message.split("\n"))
+
+
+_run_log: RunLog | None = None
+
+
+def set_log_file(path: Path | str | None) -> None:
+    """Send the lines of `log` to this file as well; None sends them to the console only."""
+    global _run_log
+    _run_log = None if path is None else RunLog(path)
+
+
+def log(message: str) -> None:
+    """Say something: to the console, past any bar, and to the log file. Main process only."""
+    if not is_main_process():
+        return
+    tqdm.write(message, file=sys.stdout)
+    sys.stdout.flush()
+    if _run_log is not None:
+        _run_log.write(message)
+
+
+def progress(iterable: Iterable[Any], description: str, total: int | None = None) -> tqdm:
+    """Wrap a loop in a bar.
+
+    On a terminal this is the usual bar. Where standard error is a file or a pipe the bar becomes a
+    line every half minute, so that logs stay readable. Only the main process shows anything.
+
+    Args:
+        iterable: what to loop over.
+        description: short text before the bar.
+        total: number of items when `iterable` has no length.
+    """
+    quiet = not is_main_process()
+    if sys.stderr.isatty():
+        return tqdm(
+            iterable, description, total, disable=quiet, dynamic_ncols=True, file=sys.stderr
+        )
+    return _LineBar(
+        iterable,
+        description,
+        total,
+        disable=quiet,
+        file=_LineStream(sys.stderr),
+        mininterval=_SECONDS_BETWEEN_LINES,
+        maxinterval=_SECONDS_BETWEEN_LINES,
+        ascii=True,
+        ncols=80,
+    )
+
+
+class _LineStream:
+    """Turns the carriage returns of a bar into lines of their own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        line = text.strip()
+        return self._stream.write(f"{line}\n") if line else 0
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+class _LineBar(tqdm):
+    """A bar whose changes of text wait for its next line instead of printing one each."""
+
+    def set_postfix(self, ordered_dict: Any = None, refresh: bool = True, **kwargs: Any) -> None:
+        super().set_postfix(ordered_dict, refresh=False, **kwargs)
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        super().set_postfix_str(s, refresh=False)
+
+    def set_description(self, desc: str | None = None, refresh: bool = True) -> None:
+        super().set_description(desc, refresh=False)

@@ -1,0 +1,266 @@
+"""What made an output: a small JSON record beside every folder and weight file.
+
+A folder carries `made_by.json`, a file `NAME.json` next to it. A step compares the record of its
+input with what the current arguments would have made, so that a stage never goes on from another
+list, other weights or other thresholds without saying so.
+"""
+
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from misc.errors import UserError
+from misc.files import read_json, write_json
+from misc.progress import log
+from misc.seed import run_facts
+
+FOLDER_RECORD = "made_by.json"
+_SHOWN_LENGTH = 40  # of a value in an error message
+_ABSENT = "(absent)"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What identifies an output.
+
+    Attributes:
+        step: name of the step that makes it.
+        arguments: the arguments that matter for it. Paths belong here only where they identify
+            data; numbers, strings, booleans, sequences and None compare by value.
+        inputs: hash or fingerprint of everything it was made from, by name (`train_list`,
+            `cam_weights`, `cam`).
+    """
+
+    step: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over step, arguments and inputs; independent of the order of the keys."""
+        text = json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def content(self) -> dict[str, Any]:
+        """The record as plain JSON values."""
+        content = {"step": self.step, "arguments": self.arguments, "inputs": self.inputs}
+        return json.loads(json.dumps(content, default=_plain))
+
+    def differences(self, recorded: "Record") -> list[str]:
+        """One text per argument or input whose recorded value is another one."""
+        mine, theirs = _flat(self), _flat(recorded)
+        return [
+            f"{name} is {_show(mine.get(name, _ABSENT))} now and was "
+            f"{_show(theirs.get(name, _ABSENT))}"
+            for name in sorted(mine.keys() | theirs.keys())
+            if mine.get(name, _ABSENT) != theirs.get(name, _ABSENT)
+        ]
+
+
+def record_path(target: Path | str) -> Path:
+    """Where the record of a folder or file lies."""
+    target = Path(target)
+    return target / FOLDER_RECORD if target.is_dir() else target.with_name(f"{target.name}.json")
+
+
+def write_record(
+    target: Path | str,
+    record: Record,
+    lists: Mapping[str, Mapping[str, Any]] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the record of an existing folder, or of a file that is about to be written.
+
+    Args:
+        target: the folder or file.
+        record: what makes it.
+        lists: for every list of ids: name, number of ids, SHA-256. For the reader; the hash that
+            counts belongs to `record.inputs`.
+        facts: versions, commit and host; those of this process when None.
+    """
+    content = {
+        **record.content(),
+        "fingerprint": record.fingerprint,
+        "lists": lists or {},
+        "facts": facts if facts is not None else run_facts(),
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+    }
+    write_json(record_path(target), json.loads(json.dumps(content, default=_plain)))
+
+
+def read_record(target: Path | str) -> Record | None:
+    """The record of a folder or file, None when it has none.
+
+    Raises:
+        UserError: there is a record that cannot be understood.
+    """
+    path = record_path(target)
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    try:
+        return Record(content["step"], dict(content["arguments"]), dict(content["inputs"]))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{path} is not a record of what made {target}; remove it to use {target} as it is."
+        ) from None
+
+
+def check_record(target: Path | str, expected: Record, force: bool = False) -> None:
+    """Stop when an input was made by something else than the current arguments.
+
+    An input without record (the user's own, or made by the published code) is used as it is, and
+    the log says so.
+
+    Args:
+        target: folder or file that a step is about to read.
+        expected: what would make it now.
+        force: go on in spite of differences, with a line in the log.
+
+    Raises:
+        UserError: names every argument and input that differs, with both values.
+    """
+    recorded = read_record(target)
+    if recorded is None:
+        log(f"{target} has no record of what made it and is used as it is.")
+        return
+    differences = expected.differences(recorded)
+    if differences and force:
+        log(f"--force: {target} is used although {'; '.join(differences)}.")
+    elif differences:
+        raise UserError(
+            f"{target} was made by something else than the current arguments: "
+            f"{'; '.join(differences)}. Run step {expected.step} again with --overwrite, repeat "
+            "the arguments that made it, or use it as it is with --force."
+        )
+
+
+def prepare_output(
+    folder: Path | str,
+    expected: Record,
+    suffix: str,
+    *,
+    overwrite: bool = False,
+    force: bool = False,
+    option: str = "output folder",
+    lists: Mapping[str, Mapping[str, Any]] | None = None,
+) -> int:
+    """Make a folder ready for the outputs of a step.
+
+    Outputs of an earlier, equal run stay, so that a killed run goes on where it stopped.
+
+    Args:
+        folder: created when needed; gets the record `expected`.
+        expected: what makes the outputs now.
+        suffix: of the output files, such as `.png`. No other file is ever removed.
+        overwrite: remove outputs that are there.
+        force: keep outputs that something else made, and their record.
+        option: the option that names the folder, for the message.
+        lists: see `write_record`.
+
+    Returns:
+        Number of finished outputs that were kept.
+
+    Raises:
+        UserError: the folder holds outputs of something else.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    recorded, finished = read_record(folder), _outputs(folder, suffix)
+    if overwrite:
+        _remove([*finished, *folder.rglob(f".tmp-*{suffix}")])
+        finished = []
+    if not finished:
+        write_record(folder, expected, lists)
+        return 0
+    _require_equal(f"{len(finished)} *{suffix} in {folder}", expected, recorded, force, option)
+    log(f"{folder}: {len(finished)} finished outputs are kept (--overwrite redoes them).")
+    return len(finished)
+
+
+def keep_file(
+    path: Path | str,
+    expected: Record,
+    *,
+    overwrite: bool = False,
+    force: bool = False,
+    option: str = "output file",
+) -> bool:
+    """Tell whether an output file is finished already, such as the weights of a training step.
+
+    When the answer is False the caller makes the file: first `write_record`, then the file, so that
+    a killed run never leaves a file without record.
+
+    Args:
+        path: the output file; removed when `overwrite` is given.
+        expected: what makes it now.
+        overwrite: make it again in any case.
+        force: keep a file that something else made.
+        option: the option that names the file, for the message.
+
+    Raises:
+        UserError: the file was made by something else.
+    """
+    path = Path(path)
+    if overwrite:
+        _remove([path])
+    if not path.exists():
+        return False
+    _require_equal(str(path), expected, read_record(path), force, option)
+    log(f"{path} is finished and is kept (--overwrite makes it again).")
+    return True
+
+
+def _require_equal(
+    what: str, expected: Record, recorded: Record | None, force: bool, option: str
+) -> None:
+    if recorded is None:
+        differences = ["there is no record of what made it"]
+    else:
+        differences = expected.differences(recorded)
+    if differences and force:
+        log(f"--force: {what} is kept although {'; '.join(differences)}.")
+    elif differences:
+        raise UserError(
+            f"{what} does not come from the current arguments: {'; '.join(differences)}. Redo it "
+            f"with --overwrite, keep it with --force, or choose another {option}."
+        )
+
+
+def _outputs(folder: Path, suffix: str) -> list[Path]:
+    files = folder.rglob(f"*{suffix}")  # ids may name subfolders
+    return [path for path in files if path.name != FOLDER_RECORD and path.name[:5] != ".tmp-"]
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _flat(record: Record) -> dict[str, Any]:
+    content = record.content()
+    inputs = {f"input {name}": value for name, value in content["inputs"].items()}
+    return {"step": content["step"], **content["arguments"], **inputs}
+
+
+def _show(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}..."
+
+
+def _plain(value: Any) -> Any:
+    """JSON form of paths, sets and numpy values."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be part of a record")

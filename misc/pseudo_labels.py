@@ -1,0 +1,102 @@
+"""From class maps to label maps: training labels for IRNet, and the final pseudo masks.
+
+Class keys are 0-based without background; label k + 1 is class k. Importing this module does not
+import torch: `cam_to_ir_label` runs in worker processes that should start in a moment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from misc.crf import CrfParameters, DenseCrf
+from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def cam_to_ir_label(
+    image: np.ndarray,
+    keys: np.ndarray,
+    high_res: np.ndarray,
+    fg_thres: float,
+    bg_thres: float,
+    crf: CrfParameters | None = None,
+) -> np.ndarray:
+    """Pixels whose class is certain, for training IRNet.
+
+    The class maps compete with a constant background score, then a dense CRF refines the winner.
+    Foreground is what wins against the high score; background is what loses to both.
+
+    Args:
+        image: (h, w, 3) uint8 RGB picture.
+        keys: (K,) class indices.
+        high_res: (K, h, w) class maps in [0, 1], one per key.
+        fg_thres: background score for confident foreground, e.g. 0.35.
+        bg_thres: lower background score for confident background, e.g. 0.15.
+        crf: settings of the CRF; None for the defaults.
+
+    Returns:
+        (h, w) uint8: class index + 1, 0 = background, 255 = uncertain. All background when the
+        picture has no class.
+
+    Raises:
+        UserError: pydensecrf is missing, or the maps do not fit the picture.
+    """
+    labels = _labels_of(keys)
+    if len(keys) == 0:
+        return np.full(image.shape[:2], BACKGROUND_LABEL, np.uint8)
+    refiner = DenseCrf(image, len(labels), crf)
+    foreground = labels[refiner.refine_labels(_winner(high_res, fg_thres))]
+    background = labels[refiner.refine_labels(_winner(high_res, bg_thres))]
+    certain_background = (foreground == BACKGROUND_LABEL) & (background == BACKGROUND_LABEL)
+    uncertain = (foreground == BACKGROUND_LABEL) & ~certain_background
+    return np.where(uncertain, np.uint8(IGNORE_LABEL), foreground)
+
+
+def propagate_to_label(
+    cam: Tensor,
+    edge: Tensor,
+    keys: np.ndarray,
+    size: tuple[int, int],
+    bg_thres: float,
+    beta: float = 10,
+    exp_times: int = 8,
+    radius: int = 5,
+) -> np.ndarray:
+    """Pseudo mask of a picture: random walk of its class maps, then the strongest class.
+
+    Args:
+        cam: (K, ceil(h / 4), ceil(w / 4)) float class maps on any device.
+        edge: (1, ceil(h / 4), ceil(w / 4)) float edge probabilities.
+        keys: (K,) class indices.
+        size: (h, w) of the picture.
+        bg_thres: score of the background relative to the largest of all maps, e.g. 0.25.
+        beta: exponent of the affinities.
+        exp_times: binary logarithm of the number of steps.
+        radius: reach of one step.
+
+    Returns:
+        (h, w) uint8: class index + 1, 0 = background. All background when there is no class or
+        all class maps are zero.
+
+    Raises:
+        UserError: the sizes of `cam`, `edge` and `size` do not match.
+    """
+    from misc.affinity import random_walk, strongest_map
+
+    winner, _ = strongest_map(random_walk(cam, edge, radius, beta, exp_times), size, bg_thres)
+    return _labels_of(keys)[winner]
+
+
+def _labels_of(keys: np.ndarray) -> np.ndarray:
+    """(K + 1,) uint8 label of background and of every key."""
+    return np.concatenate([[BACKGROUND_LABEL], np.asarray(keys, np.int64) + 1]).astype(np.uint8)
+
+
+def _winner(maps: np.ndarray, background: float) -> np.ndarray:
+    """(K, h, w) maps -> (h, w) index: 0 where none exceeds `background`, else k + 1."""
+    strongest = maps.argmax(0)
+    return np.where(maps.max(0) > background, strongest + 1, 0)

@@ -1,0 +1,42 @@
+"""Peak memory of parts of a run."""
+
+import resource
+from pathlib import Path
+
+import torch
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+_RESET_PEAK = "5"
+_BYTES_PER_KIB = 1024
+
+
+def reset_peak_memory() -> None:
+    """Start a new measurement (on Linux; elsewhere the peak is that of the process so far)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        _CLEAR_REFS.write_text(_RESET_PEAK)
+    except OSError:
+        return
+
+
+def peak_memory() -> dict[str, int]:
+    """Largest resident memory of this process since the reset, in bytes, by device.
+
+    Worker processes are not counted.
+    """
+    peak = {"cpu": _peak_resident()}
+    if torch.cuda.is_available():
+        peak["cuda"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+def _peak_resident() -> int:
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * _BYTES_PER_KIB
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_KIB

@@ -1,0 +1,261 @@
+"""CNN backbones as five feature maps: any torchvision ResNet, or a timm CNN with output stride 16.
+
+The published networks are ResNets whose last stage keeps stride 1 (without dilation), so the
+output stride is 16, and whose batch norms always use running statistics.
+"""
+
+from collections.abc import Iterator
+
+import timm
+import torch
+import torchvision
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from misc.checkpoint import load_checkpoint, state_dict_of
+from misc.errors import UserError
+from net.pretrained import fetch, state_for_timm, torchvision_file
+
+OUTPUT_STRIDE = 16
+
+
+class Backbone(nn.Module):
+    """Base of the backbones: feature maps x1..x5 from fine to coarse.
+
+    Attributes:
+        channels: channels of the five maps.
+        strides: their strides in pixels; the last is 16.
+        fixed_batchnorm: batch norm uses its running statistics also in training, while its weight
+            and bias are trained; the published setting.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __init__(self, fixed_batchnorm: bool = True) -> None:
+        super().__init__()
+        self.fixed_batchnorm = fixed_batchnorm
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Set the mode; fixed and frozen batch norms stay in evaluation mode."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                fixed = self.fixed_batchnorm or not module.weight.requires_grad
+                module.train(mode and not fixed)
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, h, w) to five maps (B, channels[i], ceil(h / strides[i]), ...)."""
+        raise NotImplementedError
+
+    def stages(self) -> list[list[nn.Module]]:
+        """Modules behind each of the five maps, in order."""
+        raise NotImplementedError
+
+    def freeze_stages(self, count: int) -> None:
+        """Stop the training, and with it the gradient, of the first `count` maps' modules.
+
+        The published CNN branch trains what comes after layer2, which is count = 3. Batch norms of
+        frozen stages keep their running statistics, too.
+        """
+        for stage in self.stages()[:count]:
+            for module in stage:
+                module.requires_grad_(False)
+
+
+class ResNetBackbone(Backbone):
+    """torchvision ResNet with layer strides (2, 2, 2, 1); state-dict names are torchvision's.
+
+    The maps are those after max pooling and after layer1..layer4, at strides 4, 4, 8, 16, 16.
+    """
+
+    strides = (4, 4, 8, 16, 16)
+
+    def __init__(self, resnet: torchvision.models.ResNet, fixed_batchnorm: bool = True) -> None:
+        super().__init__(fixed_batchnorm)
+        self.conv1, self.bn1 = resnet.conv1, resnet.bn1
+        self.relu, self.maxpool = resnet.relu, resnet.maxpool
+        self.layer1, self.layer2 = resnet.layer1, resnet.layer2
+        self.layer3, self.layer4 = resnet.layer3, resnet.layer4
+        _keep_stride(self.layer4[0])
+        expansion = self.layer1[0].expansion
+        self.channels = (resnet.bn1.num_features, *(expansion * c for c in (64, 128, 256, 512)))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """See `Backbone.forward`."""
+        maps = [self.maxpool(self.relu(self.bn1(self.conv1(images))))]
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            maps.append(layer(maps[-1]))
+        return maps
+
+    def stages(self) -> list[list[nn.Module]]:
+        """See `Backbone.stages`."""
+        return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+
+
+def _keep_stride(block: nn.Module) -> None:
+    """Give the first block of a stage stride 1, without dilation."""
+    strided = block.conv2 if hasattr(block, "conv3") else block.conv1
+    strided.stride = (1, 1)
+    block.downsample[0].stride = (1, 1)
+
+
+class TimmBackbone(Backbone):
+    """timm CNN with feature maps down to stride 16 (timm keeps the stride by dilation).
+
+    Pictures arrive with ImageNet mean and standard deviation; a network that was trained with
+    others gets them converted here. A network with four maps (no stem map) repeats its first.
+    """
+
+    def __init__(self, features: nn.Module, fixed_batchnorm: bool = True) -> None:
+        super().__init__(fixed_batchnorm)
+        self.features = features
+        info = features.feature_info
+        self._repeat_first = len(info.channels()) == 4
+        repeat = slice(0, 1) if self._repeat_first else slice(0, 0)
+        self.channels = (*info.channels()[repeat], *info.channels())
+        self.strides = (*info.reduction()[repeat], *info.reduction())
+        config = features.default_cfg if hasattr(features, "default_cfg") else {}
+        mean = torch.tensor(config.get("mean", IMAGENET_DEFAULT_MEAN)).view(3, 1, 1)
+        std = torch.tensor(config.get("std", IMAGENET_DEFAULT_STD)).view(3, 1, 1)
+        imagenet_mean = torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1)
+        imagenet_std = torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1)
+        self.register_buffer("input_scale", imagenet_std / std, persistent=False)
+        self.register_buffer("input_shift", (imagenet_mean - mean) / std, persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """See `Backbone.forward`."""
+        maps = self.features(images * self.input_scale + self.input_shift)
+        return [maps[0], *maps] if self._repeat_first else list(maps)
+
+    def stages(self) -> list[list[nn.Module]]:
+        """Modules in definition order, closed by the module that yields each map."""
+        ends = [entry["module"] for entry in self.features.feature_info.info]
+        stages: list[list[nn.Module]] = [[]]
+        for name, module in _leaf_groups(self.features):
+            stages[-1].append(module)
+            if len(stages) <= len(ends) and name == ends[len(stages) - 1]:
+                stages.append([])
+        stages[-2].extend(stages.pop())
+        return [[], *stages] if self._repeat_first else stages
+
+
+def _leaf_groups(features: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Top-level modules in order, stage containers opened by one level, with dotted names."""
+    for name, child in features.named_children():
+        dotted = name.replace("_", ".") if name.startswith(("stages_", "layers_")) else name
+        if isinstance(child, nn.Sequential) and name in ("blocks", "stages"):
+            for index, grandchild in child.named_children():
+                yield f"{name}.{index}", grandchild
+        else:
+            yield dotted, child
+
+
+def build_backbone(
+    name: str,
+    init: str = "pretrained",
+    weights: str | None = None,
+    option: str = "--cnn_weights",
+    fixed_batchnorm: bool = True,
+) -> Backbone:
+    """Build a CNN backbone by name.
+
+    Args:
+        name: a torchvision ResNet (`resnet152`) or a timm CNN (`tf_efficientnet_lite0`);
+            torchvision is asked first.
+        init: `pretrained` (ImageNet) or `random`.
+        weights: local weight file instead of the download.
+        option: the option that names such a file, for messages.
+        fixed_batchnorm: see `Backbone`.
+
+    Raises:
+        UserError: unknown name, no stride-16 feature maps, or weights that cannot be had.
+    """
+    if _is_torchvision_resnet(name):
+        resnet = torchvision.models.get_model(name, weights=None)
+        backbone = ResNetBackbone(resnet, fixed_batchnorm)
+        if weights is not None or init == "pretrained":
+            state = (
+                state_dict_of(load_checkpoint(weights))
+                if weights is not None
+                else fetch(torchvision_file(name), option)
+            )
+            _load_resnet(backbone, state, weights or name)
+        return backbone
+    if name in timm.list_models():
+        return TimmBackbone(_timm_features(name, init, weights, option), fixed_batchnorm)
+    raise UserError(f"{name} is neither a torchvision ResNet nor a timm model name.")
+
+
+def _is_torchvision_resnet(name: str) -> bool:
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        return False
+    builder = torchvision.models.get_model_builder(name)
+    return builder.__module__ == torchvision.models.resnet.__name__
+
+
+def _load_resnet(backbone: ResNetBackbone, state: dict[str, Tensor], source: str) -> None:
+    """Load torchvision-named weights (with or without `backbone.` in front)."""
+    own = backbone.state_dict()
+    stripped = {key.removeprefix("backbone."): v for key, v in state.items()}
+    wrong = [
+        key
+        for key, value in own.items()
+        if not key.endswith("num_batches_tracked")
+        and (key not in stripped or stripped[key].shape != value.shape)
+    ]
+    if wrong:
+        raise UserError(
+            f"{source} does not hold the weights of this ResNet: {len(wrong)} of {len(own)} tensors "
+            f"are missing or of another shape, the first is {wrong[0]}."
+        )
+    backbone.load_state_dict({k: v for k, v in stripped.items() if k in own}, strict=False)
+
+
+def _timm_features(name: str, init: str, weights: str | None, option: str) -> nn.Module:
+    overlay = None
+    if weights is not None:
+        overlay = {"state_dict": state_for_timm(name, weights)}
+    try:
+        features = timm.create_model(
+            name,
+            features_only=True,
+            output_stride=OUTPUT_STRIDE,
+            pretrained=init == "pretrained" or weights is not None,
+            pretrained_cfg_overlay=overlay,
+        )
+    except (OSError, ConnectionError) as error:
+        raise UserError(
+            f"the ImageNet weights of {name} could not be downloaded ({type(error).__name__}); name a "
+            f"local file with {option} or start from --init random."
+        ) from None
+    except (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise UserError(f"{name} has no feature maps down to stride 16 in timm: {error}.") from None
+    strides = features.feature_info.reduction()
+    if strides[-1] != OUTPUT_STRIDE or len(strides) not in (4, 5) or 4 not in strides:
+        raise UserError(f"{name} has feature strides {strides}; strides from 4 to 16 are needed.")
+    return features
+
+
+@torch.no_grad()
+def calibrate_batchnorm(backbone: nn.Module, batches: Iterator[Tensor]) -> None:
+    """Set the running statistics of untrained batch norms to those of `batches`.
+
+    Random weights with fixed batch norm would otherwise run with mean 0 and variance 1, and the
+    activations of a deep network overflow. Used for `--init random` only.
+    """
+    norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    was_training = backbone.training
+    backbone.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+        norm.train()
+    for batch in batches:
+        backbone(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    backbone.train(was_training)

@@ -1,0 +1,126 @@
+"""The transformer branch: recursive passes, overlapping tiles, class maps times attention."""
+
+from collections.abc import Sequence
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from misc.errors import UserError
+from net.tiling import TileGrid, cut_tiles, merge_tiles, pad_to_tiles
+from net.vit import build_vit, embed, patch_tokens, record_cls_rows
+
+
+class DeitCam(nn.Module):
+    """Vision transformer whose class maps are merged over overlapping tiles.
+
+    Two progressive ideas of the paper (section 3): the tokens x pass the *same* blocks `num_passes`
+    times with an outer residual, x <- x + Blocks(x); and the picture is seen through overlapping
+    tiles that run alone and are averaged back.
+
+    Args:
+        vit: timm ViT for `tile_size` inputs.
+        num_classes: number of foreground classes C.
+        num_passes: how often the blocks are run; published 3.
+        tile_stride: pixels between tiles, a multiple of the patch that divides the tile; published 112.
+    """
+
+    def __init__(
+        self, vit: VisionTransformer, num_classes: int, num_passes: int = 3, tile_stride: int = 112
+    ) -> None:
+        super().__init__()
+        self.vit = vit
+        self.head = nn.Conv2d(vit.embed_dim, num_classes, kernel_size=3, padding=1)
+        self.num_passes = num_passes
+        self.patch_size: int = vit.patch_embed.patch_size[0]
+        self.tile_size: int = vit.patch_embed.img_size[0]
+        self.tile_stride = tile_stride
+        if self.tile_size % tile_stride or tile_stride % self.patch_size:
+            raise UserError(
+                f"--tile_stride {tile_stride} must divide the tile size {self.tile_size} and be a "
+                f"multiple of the patch size {self.patch_size}."
+            )
+
+    def _tile_maps(self, tiles: Tensor) -> Tensor:
+        """Class maps of tiles: (T, 3, S, S) -> raw head output (T, C, S / patch, S / patch)."""
+        tokens = embed(self.vit, tiles)
+        for _ in range(self.num_passes):
+            tokens = tokens + self.vit.blocks(tokens)
+        return self.head(patch_tokens(self.vit, tokens))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Merged raw class maps for training.
+
+        Args:
+            images: (B, 3, h, w) whose sides the tiles cover exactly, such as 336 for 224 / 112.
+
+        Returns:
+            (B, C, h / patch, w / patch).
+        """
+        grid = TileGrid(*images.shape[-2:], self.tile_size, self.tile_stride)
+        return merge_tiles(self._tile_maps(cut_tiles(images, grid)), grid.scaled(self.patch_size))
+
+    def tile_cams(self, tiles: Tensor) -> Tensor:
+        """Class maps times the class token's attention, per tile.
+
+        The attention is averaged over heads and summed over blocks and passes.
+
+        Args:
+            tiles: (T, 3, S, S).
+
+        Returns:
+            (T, C, S / patch, S / patch).
+        """
+        with record_cls_rows(self.vit) as rows:
+            maps = self._tile_maps(tiles)
+        return rows.as_map(self.vit.patch_embed.grid_size).to(maps.dtype) * maps
+
+    @torch.no_grad()
+    def cams(self, images: Sequence[Tensor], tile_batch: int = 32) -> list[Tensor]:
+        """CAMs of pictures of any sizes, each averaged with nothing but summed over its flip.
+
+        Tiles have one size whatever the picture, so tiles of all pictures, scales and flips share
+        batches of `tile_batch`; memory depends on that number, not on the pictures.
+
+        Args:
+            images: normalised pictures (3, h, w), for example one picture at several scales.
+            tile_batch: tiles per forward pass.
+
+        Returns:
+            Per picture (C, ceil(h / patch), ceil(w / patch)), non-negative float32.
+        """
+        pairs = [torch.stack([image, image.flip(-1)]) for image in images]
+        padded = [pad_to_tiles(pair, self.tile_size, self.tile_stride) for pair in pairs]
+        tiles = torch.cat([cut_tiles(pair, grid) for pair, grid in padded])
+        maps = torch.cat([self.tile_cams(part).float() for part in tiles.split(tile_batch)])
+        parts = maps.split([2 * grid.count for _, grid in padded])
+        return [
+            self._merge_pair(part, grid, image.shape[-2:])
+            for part, (_, grid), image in zip(parts, padded, images, strict=True)
+        ]
+
+    def _merge_pair(self, maps: Tensor, grid: TileGrid, size: tuple[int, int]) -> Tensor:
+        """Merge the tiles of [picture, flip], crop the padding, relu, add the flip flipped back."""
+        merged = merge_tiles(maps, grid.scaled(self.patch_size))
+        rows, columns = (-(-side // self.patch_size) for side in size)
+        first, second = merged[..., :rows, :columns].relu()
+        return first + second.flip(-1)
+
+    def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Trainable parameters: (transformer, head); the head learns ten times as fast."""
+        return [p for p in self.vit.parameters() if p.requires_grad], list(self.head.parameters())
+
+
+def build_deit_cam(
+    name: str,
+    num_classes: int,
+    tile_size: int = 224,
+    tile_stride: int = 112,
+    num_passes: int = 3,
+    init: str = "pretrained",
+    weights: str | None = None,
+    model_args: dict | None = None,
+) -> DeitCam:
+    """Build the transformer branch; see `net.vit.build_vit` for the arguments and errors."""
+    vit = build_vit(name, tile_size, init, weights, model_args)
+    return DeitCam(vit, num_classes, num_passes, tile_stride)

@@ -1,0 +1,111 @@
+"""Training losses of the CAM branches and of IRNet (spec: method, section 3)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from misc.affinity import PathIndex, pair_affinity, pair_labels
+
+_EPSILON = 1e-5
+
+
+class CamLosses(NamedTuple):
+    """Scalars: classification losses of both branches and their mean absolute difference."""
+
+    cnn: Tensor
+    transformer: Tensor
+    refinement: Tensor
+
+    def total(self, cam_lambda: float) -> Tensor:
+        """Sum with the refinement weighted by `cam_lambda`; 0 leaves it out."""
+        classification = self.cnn + self.transformer
+        return classification + cam_lambda * self.refinement if cam_lambda else classification
+
+
+def classification_loss(maps: Tensor, labels: Tensor) -> Tensor:
+    """Multi-label soft margin loss of spatially averaged raw maps.
+
+    Args:
+        maps: (B, C, h, w).
+        labels: (B, C) of 0 and 1.
+    """
+    return F.multilabel_soft_margin_loss(maps.float().mean(dim=(2, 3)), labels)
+
+
+def refinement_loss(first: Tensor, second: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean absolute difference of two branches' maps (B, C, *, *), both resized to `size`."""
+
+    def upsample(maps: Tensor) -> Tensor:
+        return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=True)
+
+    return (upsample(first) - upsample(second)).abs().mean()
+
+
+def cam_losses(cnn_maps: Tensor, transformer_maps: Tensor, labels: Tensor, crop: int) -> CamLosses:
+    """The three losses of one CAM training step; gradients reach both branches.
+
+    Args:
+        cnn_maps: (B, C, h, w) raw maps of the CNN.
+        transformer_maps: (B, C, h', w') raw maps of the transformer.
+        labels: (B, C) of 0 and 1.
+        crop: side in pixels at which the maps are compared.
+    """
+    return CamLosses(
+        classification_loss(cnn_maps, labels),
+        classification_loss(transformer_maps, labels),
+        refinement_loss(cnn_maps, transformer_maps, (crop, crop)),
+    )
+
+
+class IrnLosses(NamedTuple):
+    """Scalars of one IRNet step."""
+
+    positive: Tensor
+    negative: Tensor
+    displacement_foreground: Tensor
+    displacement_background: Tensor
+
+    def total(self) -> Tensor:
+        """Half the affinity losses plus half the displacement losses."""
+        displacement = self.displacement_foreground + self.displacement_background
+        return (self.positive + self.negative) / 2 + displacement / 2
+
+
+def irn_losses(
+    edge: Tensor, displacement: Tensor, labels: Tensor, paths: PathIndex, num_classes: int
+) -> IrnLosses:
+    """Affinity and displacement losses over all pairs of cells within the radius.
+
+    Args:
+        edge: (B, 1, h, w) logits.
+        displacement: (B, 2, h, w) in cells, (dy, dx).
+        labels: (B, h, w) uint8; 0 background, 1..num_classes, anything else ignored.
+        paths: pair geometry.
+        num_classes: number of foreground classes.
+    """
+    background, foreground, different = pair_labels(labels, paths, num_classes)
+    affinity = pair_affinity(torch.sigmoid(edge.float()), paths)  # (B, pairs, sources)
+    same = -torch.log(affinity + _EPSILON)
+    positive = _mean(background, same) / 2 + _mean(foreground, same) / 2
+    negative = _mean(different, -torch.log(1.0 + _EPSILON - affinity))
+    pair = pair_displacement(displacement.float(), paths)  # (B, 2, pairs, sources)
+    offsets = torch.as_tensor(paths.search_dst, device=pair.device, dtype=pair.dtype)
+    to_offset = (pair - offsets.T[None, :, :, None]).abs().sum(dim=1)
+    return IrnLosses(
+        positive,
+        negative,
+        _mean(foreground, to_offset, per_item=2),
+        _mean(background, pair.abs().sum(dim=1), per_item=2),
+    )
+
+
+def _mean(weight: Tensor, value: Tensor, per_item: int = 1) -> Tensor:
+    """Weighted mean; `per_item` counts the terms that were summed into each value."""
+    return (weight * value).sum() / (per_item * weight.sum() + _EPSILON)
+
+
+def pair_displacement(displacement: Tensor, paths: PathIndex) -> Tensor:
+    """Displacement of the source minus that of the destination: (B, 2, h, w) to (B, 2, pairs, sources)."""
+    return paths.sources(displacement)[:, :, None] - paths.destinations(displacement)

@@ -1,0 +1,100 @@
+"""ImageNet weights: where they come from, and what to say when they cannot be had."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import timm
+import torch
+import torchvision
+from torch import Tensor
+
+from misc.checkpoint import load_checkpoint, state_dict_of
+from misc.errors import UserError
+from misc.files import sha256_file
+from misc.progress import log
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A published weight file; `hash_prefix` starts the SHA-256 of its bytes."""
+
+    name: str
+    url: str
+    hash_prefix: str
+
+    @property
+    def cached(self) -> Path:
+        """Where the file is kept, and where it may be put by hand."""
+        return Path(torch.hub.get_dir()) / "checkpoints" / Path(self.url).name
+
+
+DEIT_SMALL = WeightFile(
+    "deit_small_patch16_224",
+    "https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
+    "cd65a155",
+)
+
+
+def torchvision_file(name: str) -> WeightFile:
+    """The IMAGENET1K_V1 file of a torchvision model (never the newer V2 recipe).
+
+    To start from V2 or other weights, give their file by name (`--cnn_weights`).
+    """
+    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    return WeightFile(name, url, Path(url).stem.rsplit("-", 1)[1])
+
+
+def fetch(weights: WeightFile, option: str) -> dict[str, Tensor]:
+    """Return a published state dict, from the cache or downloaded, its hash checked.
+
+    Args:
+        weights: which file.
+        option: the option that names a local file instead, for the message.
+
+    Raises:
+        UserError: offline and not cached, or the file is not the published one.
+    """
+    path = weights.cached
+    if not path.is_file():
+        log(f"downloading the ImageNet weights of {weights.name} from {weights.url}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(weights.url, str(path), weights.hash_prefix)
+        except (URLError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"the ImageNet weights of {weights.name} could not be downloaded ({error}): put "
+                f"{weights.url} at {path}, name a local file with {option}, or start from "
+                "--init random."
+            ) from None
+    digest = sha256_file(path)
+    if not digest.startswith(weights.hash_prefix):
+        raise UserError(
+            f"{path} has SHA-256 {digest[:8]}..., expected {weights.hash_prefix}...: it is damaged or "
+            "another file; remove it to download it again."
+        )
+    return state_dict_of(load_checkpoint(path))
+
+
+def state_for_timm(name: str, path: str | Path) -> dict[str, Tensor]:
+    """Read a local weight file for a timm model.
+
+    A file with timm's keys is used as it is. A file from another code base whose tensors have the
+    same shapes in the same order (such as EfficientNet-Lite0 of `efficientnet_lite_pytorch`) is
+    renamed by position.
+
+    Raises:
+        UserError: the tensors belong to another network.
+    """
+    state = state_dict_of(load_checkpoint(path))
+    wanted = timm.create_model(name).state_dict()
+    shared = [key for key in wanted if key in state]
+    if len(shared) >= 0.9 * len([key for key in wanted if not key.startswith("head")]):
+        return state
+    if [tuple(v.shape) for v in state.values()] == [tuple(v.shape) for v in wanted.values()]:
+        log(f"{path}: {len(wanted)} tensors of {name} matched by position, not by name")
+        return dict(zip(wanted, state.values(), strict=True))
+    raise UserError(
+        f"{path} holds {len(state)} tensors of which {len(shared)} are named as in {name} "
+        f"({len(wanted)} tensors): give the weights of {name}."
+    )

@@ -1,0 +1,119 @@
+"""From image-level labels to pseudo masks: the nine steps of CRT, one after the other.
+
+python run_sample.py --voc12_root VOCdevkit/VOC2012     the published run
+python run_sample.py --preset demo                      the built-in sample on a laptop
+python run_sample.py --help                             every option with its default
+"""
+
+import importlib
+import sys
+import time
+import warnings
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from misc.errors import UserError
+from misc.options import SAMPLE_FOLDER, STEP_NAMES, parse_args, selected_steps, switch_name
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the chosen steps; returns the exit status."""
+    # Parsing comes first and alone: --help and wrong options answer without loading torch.
+    try:
+        args = parse_args(argv)
+        run_pipeline(args)
+    except UserError as error:
+        print(f"run_sample.py: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("run_sample.py: interrupted; the same command goes on from here.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def run_pipeline(args: Namespace) -> dict[str, Any]:
+    """Check the data, run the chosen steps, and write log, metrics.json and figure.png.
+
+    Returns:
+        The content of metrics.json.
+    """
+    from misc.distributed import join_processes, select_device
+    from misc.progress import log, set_log_file
+    from misc.report import Report
+
+    set_log_file(args.work_dir / f"{args.log_name}.log")
+    warnings.showwarning = lambda message, *_: log(f"warning: {message}")
+    join_processes(select_device(args.device))
+    prepare_data(args)
+    steps = preflight(args)
+    report = Report(args)
+    for number, name in enumerate(STEP_NAMES, start=1):
+        title = f"[{number}/{len(STEP_NAMES)}] {name}"
+        if name in steps:
+            run_step(name, title, args, report)
+        elif args.steps is None and args.from_step is None:
+            log(f"{title}: off (--{switch_name(name)})")
+    report.log_table()
+    if args.figure_num:
+        from step import make_figure
+
+        make_figure.run(args)
+    log(f"metrics are in {report.path}, finished in {report.total_seconds():.0f} s")
+    return report.content()
+
+
+def prepare_data(args: Namespace) -> None:
+    """Build the sample when it is asked for, and derive the class names."""
+    from voc12.source import open_source
+
+    if args.voc12_root is None:
+        from misc.progress import log
+        from voc12 import synthetic
+
+        args.voc12_root = synthetic.build(args.work_dir / SAMPLE_FOLDER)
+        log(f"the built-in sample is in {args.voc12_root}")
+    args.voc12_root = Path(args.voc12_root).expanduser().resolve()
+    args.class_names = open_source(args).classes
+    args.num_classes = len(args.class_names)
+
+
+def preflight(args: Namespace) -> tuple[str, ...]:
+    """Check everything the chosen steps need; returns the steps that can run.
+
+    Raises:
+        UserError: lists all problems at once.
+    """
+    from voc12.needs import check_needs, without_ground_truth
+
+    steps = selected_steps(args)
+    if not steps:
+        raise UserError("no step is switched on; name some with --steps.")
+    steps = without_ground_truth(args, steps)
+    check_needs(args, steps)
+    return steps
+
+
+def run_step(name: str, title: str, args: Namespace, report: Any) -> None:
+    """Run one step, timed, and store what it returns."""
+    from misc.progress import log
+    from misc.resources import peak_memory, reset_peak_memory
+
+    log(f"{title} ...")
+    reset_peak_memory()
+    start = time.perf_counter()
+    result = importlib.import_module(f"step.{name}").run(args)
+    seconds, memory = time.perf_counter() - start, peak_memory()
+    shown = ", ".join(f"{device} {size / 2**30:.2f} GiB" for device, size in memory.items())
+    log(f"{title}: {seconds:.1f} s, peak memory {shown}")
+    report.add(name, result or {}, seconds, memory)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Step 4: confident foreground and background of the CAMs, refined by a dense CRF.
+
+Reads pictures of `--train_list` and `result/cam`; writes `result/ir_label/ID.png` with class
+labels, 0 for background and 255 where neither is certain.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from misc import lineage
+from misc.distributed import shard
+from misc.maps_io import load_cam, read_image, write_label
+from misc.parallel import map_pictures
+from misc.progress import log
+from misc.provenance import prepare_output
+from misc.pseudo_labels import cam_to_ir_label
+from voc12.source import open_source
+
+SUFFIX = ".png"
+
+
+def label_picture(paths: tuple[Path, Path, Path], fg_thres: float, bg_thres: float) -> None:
+    """Label one picture; `paths` are picture, CAM and output. Runs in worker processes."""
+    image_path, cam_path, label_path = paths
+    maps = load_cam(cam_path)
+    label = cam_to_ir_label(read_image(image_path), maps.keys, maps.high_res, fg_thres, bg_thres)
+    write_label(label_path, label)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the IR labels of every picture of the training list."""
+    source = open_source(args)
+    ids = source.id_list(args.train_list).ids
+    lineage.require_input(args.cam_out_dir, lineage.cams, args)
+    lineage.require_ids(args.cam_out_dir, ".npz", ids, "make_cam")
+    prepare_output(
+        args.ir_label_out_dir,
+        lineage.ir_labels(args),
+        SUFFIX,
+        overwrite=args.overwrite,
+        force=args.force,
+        option="--ir_label_out_dir",
+        lists=lineage.list_facts(args, args.train_list),
+    )
+    outputs = {i: args.ir_label_out_dir / f"{i}{SUFFIX}" for i in shard(ids)}
+    work = [
+        (source.devkit.image_path(i), args.cam_out_dir / f"{i}.npz", path)
+        for i, path in outputs.items()
+        if not path.is_file()
+    ]
+    log(f"cam_to_ir_label: {len(work)} of {len(ids)} pictures")
+    label = partial(label_picture, fg_thres=args.conf_fg_thres, bg_thres=args.conf_bg_thres)
+    map_pictures(label, work, args.num_workers, "cam_to_ir_label")
+    return {"pictures": len(ids), "made": len(work)}

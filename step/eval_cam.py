@@ -1,0 +1,112 @@
+"""Step 3: score the class activation maps as label maps (the "seed").
+
+Reads `result/cam/ID.npz` and the SegmentationClass masks of `--eval_list`. Writes nothing; returns
+the seed mIoU at `--cam_eval_thres`. `python -m step.eval_cam --thresholds ...` scores several
+background scores offline from the same maps.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from misc.distributed import shard
+from misc.errors import UserError
+from misc.evaluation import (
+    add_picture,
+    describe,
+    evaluation_list,
+    percent,
+    report_segmentation,
+    require_files,
+    show,
+)
+from misc.maps_io import CamMaps, load_cam, read_label
+from misc.metrics import ConfusionMatrix, SegmentationScores
+from misc.progress import log, progress
+from voc12.dataset import Devkit
+from voc12.labels import load_classes
+from voc12.lists import IdList
+
+_SWEEP = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Score the CAMs at one background score.
+
+    Returns:
+        See `misc.evaluation.report_segmentation`; also `threshold`.
+
+    Raises:
+        UserError: a picture of the list has no CAM or no mask, or the two do not fit.
+    """
+    pictures = evaluation_list(args)
+    scores = score_cams(args, pictures, [args.cam_eval_thres])[0]
+    title = f"seed at background score {args.cam_eval_thres}"
+    result = report_segmentation(title, scores, args.class_names, pictures)
+    return {**result, "threshold": args.cam_eval_thres}
+
+
+def score_cams(
+    args: argparse.Namespace, pictures: IdList, thresholds: Sequence[float]
+) -> list[SegmentationScores]:
+    """Scores at each background score, reading every CAM once."""
+    devkit = Devkit(args.voc12_root)
+    masks = {name: devkit.mask_path(name) for name in pictures.ids}
+    cams = {name: args.cam_out_dir / f"{name}.npz" for name in pictures.ids}
+    require_files(masks, "SegmentationClass mask", "choose a list that has masks with --eval_list")
+    require_files(cams, "CAM", f"run make_cam with --infer_list {args.eval_list}")
+    confusions = [ConfusionMatrix(args.num_classes + 1) for _ in thresholds]
+    for name in progress(shard(pictures.ids), "eval_cam"):
+        maps, ground_truth = load_cam(cams[name]), read_label(masks[name])
+        for threshold, confusion in zip(thresholds, confusions, strict=True):
+            add_picture(confusion, cam_to_label(maps, threshold), ground_truth, cams[name])
+    for confusion in confusions:
+        confusion.reduce()
+    return [confusion.compute() for confusion in confusions]
+
+
+def cam_to_label(maps: CamMaps, threshold: float) -> np.ndarray:
+    """Label every pixel with its strongest class, or 0 where none exceeds the background score.
+
+    Args:
+        maps: CAMs of one picture; K may be 0.
+        threshold: background score, in the units of the maps (0..1).
+
+    Returns:
+        (h, w) int64, class index + 1.
+    """
+    background = np.full((1, *maps.high_res.shape[1:]), threshold, np.float32)
+    labels = np.concatenate(([0], maps.keys + 1))
+    return labels[np.concatenate((background, maps.high_res)).argmax(axis=0)]
+
+
+def main() -> None:
+    """Sweep the background score over stored CAMs."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--voc12_root", type=Path, required=True, help="VOC devkit root")
+    parser.add_argument("--cam_out_dir", type=Path, default=Path("result/cam"), help="CAM folder")
+    parser.add_argument("--eval_list", default="train", help="list to score: a name or a file")
+    parser.add_argument("--classes", type=Path, help="file of class names (default: VOC's 20)")
+    parser.add_argument("--thresholds", type=float, nargs="+", default=_SWEEP, help="0..1")
+    args = parser.parse_args()
+    try:
+        sweep(args)
+    except UserError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """Print the seed mIoU at each of `args.thresholds`, with the list that was scored."""
+    args.cache_dir, args.num_classes = None, len(load_classes(args.classes))
+    pictures = evaluation_list(args)
+    log(f"seed mIoU on {describe(pictures)}")
+    scores = score_cams(args, pictures, args.thresholds)
+    for threshold, score in zip(args.thresholds, scores, strict=True):
+        log(f"  background score {threshold:.2f}: {show(percent(score.miou))} %")
+
+
+if __name__ == "__main__":
+    main()

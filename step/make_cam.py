@@ -1,0 +1,122 @@
+"""Step 2: class activation maps of both branches over all scales, fused.
+
+Reads pictures and image labels of all lists and the branches' weights; writes
+`result/cam/ID.npz` with keys (K,), cam (K, ceil(h/4), ceil(w/4)) and high_res (K, h, w).
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from misc import lineage
+from misc.cam_maps import fuse, normalise_maps, sum_scales
+from misc.checkpoint import load_weights
+from misc.distributed import select_device, shard
+from misc.maps_io import load_cam_keys, save_cam
+from misc.progress import log, progress
+from misc.provenance import prepare_output
+from misc.training import autocast, eval_loader
+from net.deit_cam import DeitCam
+from net.resnet_cam import CnnCam
+from step.train_cam import build_cnn, build_deit
+from voc12.dataset import MultiScaleDataset
+from voc12.source import open_source
+
+SUFFIX = ".npz"
+
+
+def load_branches(args: argparse.Namespace, device: torch.device) -> list[CnnCam | DeitCam]:
+    """The branches that the fusion needs, with their trained weights."""
+    branches: list[CnnCam | DeitCam] = []
+    if lineage.uses_cnn(args):
+        lineage.require_input(args.cam_weights_name, lineage.cam_training, args)
+        cnn = build_cnn(args, init="random")
+        load_weights(cnn, args.cam_weights_name, "cnn")
+        branches.append(cnn)
+    if lineage.uses_transformer(args):
+        lineage.require_input(args.deit_weights_name, lineage.cam_training, args)
+        deit = build_deit(args, init="random")
+        load_weights(deit, args.deit_weights_name, "transformer")
+        branches.append(deit)
+    return [branch.to(device).eval() for branch in branches]
+
+
+def multi_scale_cams(
+    branch: CnnCam | DeitCam, images: Sequence[Tensor], tile_batch: int = 32
+) -> list[Tensor]:
+    """CAMs (C, h_s, w_s) of one picture at several scales, each summed with its mirror image's."""
+    if isinstance(branch, DeitCam):
+        return branch.cams(images, tile_batch)
+    return [branch.cam(image) for image in images]
+
+
+def picture_cams(
+    branches: Sequence[CnnCam | DeitCam],
+    images: Sequence[Tensor],
+    size: tuple[int, int],
+    keys: np.ndarray,
+    fusion: str,
+    tile_batch: int = 32,
+) -> tuple[Tensor, Tensor]:
+    """Normalised, fused CAMs of the classes `keys` of one picture.
+
+    Args:
+        branches: CNN, transformer or both, in evaluation mode.
+        images: the normalised picture at every scale, (3, h_s, w_s), on the branches' device.
+        size: (h, w) of the picture.
+        keys: (K,) class indices from 0.
+        fusion: see `misc.cam_maps.fuse`.
+        tile_batch: tiles per transformer pass.
+
+    Returns:
+        cam (K, ceil(h / 4), ceil(w / 4)) and high_res (K, h, w), float32 in 0..1.
+    """
+    index = torch.as_tensor(keys, device=images[0].device)
+    coarse, full = [], []
+    for branch in branches:
+        maps = [cam[index] for cam in multi_scale_cams(branch, images, tile_batch)]
+        for target, summed in zip((coarse, full), sum_scales(maps, size), strict=True):
+            target.append(normalise_maps(summed))
+    return fuse(coarse, fusion), fuse(full, fusion)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the CAMs of every picture of the training, inference and evaluation list."""
+    source, device = open_source(args), select_device(args.device)
+    lists = (args.train_list, args.infer_list, args.eval_list)
+    branches = load_branches(args, device)
+    prepare_output(
+        args.cam_out_dir,
+        lineage.cams(args),
+        SUFFIX,
+        overwrite=args.overwrite,
+        force=args.force,
+        option="--cam_out_dir",
+        lists=lineage.list_facts(args, *lists),
+    )
+    ids = source.ids_of(*lists)
+    labels = source.image_labels(ids)
+    keys = {image_id: np.flatnonzero(labels[image_id]) for image_id in ids}
+    left = [i for i in shard(ids) if not _finished(args.cam_out_dir / f"{i}{SUFFIX}", keys[i])]
+    log(f"make_cam: {len(left)} of {len(ids)} pictures, fusion {args.cam_fusion}")
+    dataset = MultiScaleDataset(source.devkit, left, args.cam_scales)
+    for item in progress(eval_loader(dataset, None, args.num_workers), "make_cam"):
+        images = [image.to(device) for image in item["images"]]
+        name = item["name"]
+        with autocast(device, args.precision):
+            cam, high_res = picture_cams(
+                branches, images, item["size"], keys[name], args.cam_fusion, args.cam_tile_batch
+            )
+        path = args.cam_out_dir / f"{name}{SUFFIX}"
+        save_cam(path, keys[name], cam.cpu().numpy(), high_res.cpu().numpy())
+    return {"pictures": len(ids), "made": len(left)}
+
+
+def _finished(path: Path, keys: np.ndarray) -> bool:
+    """Whether a CAM is there, of the same classes (image labels may have changed)."""
+    return path.is_file() and np.array_equal(load_cam_keys(path), keys)

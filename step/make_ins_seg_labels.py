@@ -1,0 +1,37 @@
+"""Step 6: instance masks, by walking the CAMs of every displacement cluster apart.
+
+Reads pictures of `--infer_list`, `result/cam` and `sess/res50_irn.pth`; writes
+`result/ins_seg/ID.npz` with score (n,), class (n,) and mask (n, h, w).
+"""
+
+import argparse
+from typing import Any
+
+from misc import lineage
+from misc.instances import instances_from_maps
+from misc.maps_io import save_instances
+from step.make_sem_seg_labels import infer, prepare
+
+SUFFIX = ".npz"
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the instances of the inference list."""
+    lineage.require_input(args.irn_weights_name, lineage.irn_training, args)
+    lineage.require_input(args.cam_out_dir, lineage.cams, args)
+    left = prepare(args, args.ins_seg_out_dir, lineage.instances(args), SUFFIX, "--ins_seg_out_dir")
+    for one in infer(args, left, "make_ins_seg_labels"):
+        found = instances_from_maps(
+            one.cam,
+            one.edge,
+            one.displacement,
+            one.maps.keys,
+            one.size,
+            args.ins_seg_bg_thres,
+            args.beta,
+            args.exp_times,
+            args.walk_radius,
+        )
+        path = args.ins_seg_out_dir / f"{one.name}{SUFFIX}"
+        save_instances(path, found.score, found.class_id, found.mask)
+    return {"made": len(left)}

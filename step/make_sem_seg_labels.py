@@ -1,0 +1,106 @@
+"""Step 8: pseudo masks, by a random walk of the CAMs that stops at IRNet's edges.
+
+Reads pictures of `--infer_list`, `result/cam` and `sess/res50_irn.pth`; writes palette PNGs
+`result/sem_seg/ID.png` and the edge maps `result/edge/ID.png` (gray, a quarter of the size).
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from misc import lineage
+from misc.checkpoint import load_weights
+from misc.distributed import select_device, shard
+from misc.files import atomic_path
+from misc.maps_io import CamMaps, load_cam, write_label
+from misc.progress import log, progress
+from misc.provenance import Record, prepare_output
+from misc.pseudo_labels import propagate_to_label
+from misc.training import autocast, eval_loader
+from step.train_irn import build_model
+from voc12.dataset import MultiScaleDataset
+from voc12.source import open_source
+
+SUFFIX = ".png"
+
+
+class Inference(NamedTuple):
+    """One picture on its way to labels: name, size (h, w), CAMs, IRNet's maps on the device."""
+
+    name: str
+    size: tuple[int, int]
+    maps: CamMaps
+    cam: Tensor
+    edge: Tensor
+    displacement: Tensor
+
+
+def prepare(
+    args: argparse.Namespace, folder: Path, record: Record, suffix: str, option: str
+) -> list[str]:
+    """Check the inputs, prepare the output folder, and return the ids that are left to do."""
+    ids = open_source(args).id_list(args.infer_list).ids
+    lineage.require_ids(args.cam_out_dir, ".npz", ids, "make_cam")
+    prepare_output(
+        folder,
+        record,
+        suffix,
+        overwrite=args.overwrite,
+        force=args.force,
+        option=option,
+        lists=lineage.list_facts(args, args.infer_list),
+    )
+    left = [i for i in shard(ids) if not (folder / f"{i}{suffix}").is_file()]
+    log(f"{record.step}: {len(left)} of {len(ids)} pictures")
+    return left
+
+
+def infer(args: argparse.Namespace, ids: list[str], description: str) -> Iterator[Inference]:
+    """Run IRNet on pictures at their original size."""
+    device = select_device(args.device)
+    model = build_model(args, trained=True)
+    load_weights(model, args.irn_weights_name, "irn")
+    model = model.to(device).eval()
+    dataset = MultiScaleDataset(open_source(args).devkit, ids, (1.0,))
+    for item in progress(eval_loader(dataset, None, args.num_workers), description):
+        with autocast(device, args.precision):
+            image = item["images"][0].to(device)
+            edge, displacement = model.edge_displacement(image, args.irn_min_input)
+        maps = load_cam(args.cam_out_dir / f"{item['name']}.npz")
+        cam = torch.from_numpy(maps.cam).to(device)
+        yield Inference(item["name"], item["size"], maps, cam, edge, displacement)
+
+
+def write_edge(path: Path, edge: Tensor) -> None:
+    """Write edge probabilities (1, h, w) as a gray PNG."""
+    gray = np.round(edge[0].cpu().numpy() * 255).astype(np.uint8)
+    with atomic_path(path) as temporary:
+        Image.fromarray(gray).save(temporary)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the pseudo masks of the inference list."""
+    lineage.require_input(args.irn_weights_name, lineage.irn_training, args)
+    lineage.require_input(args.cam_out_dir, lineage.cams, args)
+    record = lineage.pseudo_masks(args)
+    left = prepare(args, args.sem_seg_out_dir, record, SUFFIX, "--sem_seg_out_dir")
+    for one in infer(args, left, "make_sem_seg_labels"):
+        label = propagate_to_label(
+            one.cam,
+            one.edge,
+            one.maps.keys,
+            one.size,
+            args.sem_seg_bg_thres,
+            args.beta,
+            args.exp_times,
+            args.walk_radius,
+        )
+        write_edge(args.edge_out_dir / f"{one.name}{SUFFIX}", one.edge)
+        write_label(args.sem_seg_out_dir / f"{one.name}{SUFFIX}", label)
+    return {"made": len(left)}

@@ -1,0 +1,198 @@
+"""Step 1: train the CNN and the transformer branch together.
+
+Reads pictures and image labels of `--train_list`; writes `sess/res152_cam.pth` and
+`sess/deits_cam.pth`, and after every epoch the resumable `sess/train_cam.state.pth`.
+"""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from misc import lineage
+from misc.checkpoint import save_checkpoint
+from misc.distributed import select_device
+from misc.progress import log, progress
+from misc.provenance import keep_file, write_record
+from misc.schedule import PolySGD
+from misc.seed import seed_everything
+from misc.training import Training, autocast, eval_loader, fit_batch, to_device
+from net.backbone import calibrate_batchnorm
+from net.deit_cam import DeitCam, build_deit_cam
+from net.losses import CamLosses, cam_losses, classification_loss
+from net.resnet_cam import CnnCam, build_cnn_cam
+from voc12.dataset import ClassificationDataset, ClassificationEvalDataset
+from voc12.source import open_source
+
+STATE_NAME = "train_cam.state.pth"
+HEAD_FACTOR = 10.0  # learning rate of the classifiers over that of the networks
+_CALIBRATION_BATCHES = 4
+
+
+def build_cnn(args: argparse.Namespace, init: str | None = None) -> CnnCam:
+    """CNN branch of the options; `init` random skips ImageNet weights that would be overwritten."""
+    return build_cnn_cam(
+        args.cnn,
+        args.num_classes,
+        init or args.init,
+        args.cnn_weights if init is None else None,
+        args.cnn_frozen_stages,
+        args.fixed_batchnorm,
+    )
+
+
+def build_deit(args: argparse.Namespace, init: str | None = None) -> DeitCam:
+    """Transformer branch of the options; see `build_cnn`."""
+    return build_deit_cam(
+        args.vit,
+        args.num_classes,
+        args.tile_size,
+        args.tile_stride,
+        args.num_passes,
+        init or args.init,
+        args.vit_weights if init is None else None,
+        args.vit_args,
+    )
+
+
+def build_optimiser(
+    model: CnnCam | DeitCam, learning_rate: float, weight_decay: float, momentum: float, steps: int
+) -> PolySGD:
+    """SGD with poly decay over `steps`; the classifier or head learns ten times as fast."""
+    body, head = model.parameter_groups()
+    groups = [
+        {"params": body, "lr": learning_rate},
+        {"params": head, "lr": HEAD_FACTOR * learning_rate},
+    ]
+    return PolySGD(groups, learning_rate, weight_decay, momentum, max_step=steps)
+
+
+def training_step(
+    models: dict[str, nn.Module],
+    optimisers: dict[str, PolySGD],
+    images: Tensor,
+    labels: Tensor,
+    cam_lambda: float,
+    precision: str = "float32",
+) -> CamLosses:
+    """One update of both branches.
+
+    Args:
+        models: `cnn` and `transformer`.
+        optimisers: likewise.
+        images: (B, 3, S, S) normalised crops.
+        labels: (B, C) of 0 and 1.
+        cam_lambda: weight of the refinement loss; 0 before it starts.
+        precision: `float32` or `bfloat16`.
+    """
+    with autocast(images.device, precision):
+        maps = models["cnn"](images), models["transformer"](images)
+    losses = cam_losses(*maps, labels, images.shape[-1])
+    for optimiser in optimisers.values():
+        optimiser.zero_grad()
+    losses.total(cam_lambda).backward()
+    for optimiser in optimisers.values():
+        optimiser.step()
+    return CamLosses(*(loss.detach() for loss in losses))
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Train both branches, or keep finished weights of the same arguments."""
+    source = open_source(args)
+    record = lineage.cam_training(args)
+    state_path = args.cam_weights_name.with_name(STATE_NAME)
+    if args.overwrite:
+        state_path.unlink(missing_ok=True)
+    keep = {"overwrite": args.overwrite, "force": args.force}
+    cnn_kept = keep_file(args.cam_weights_name, record, option="--cam_weights_name", **keep)
+    deit_kept = keep_file(args.deit_weights_name, record, option="--deit_weights_name", **keep)
+    if cnn_kept and deit_kept:
+        return {}
+    training = _prepare(args, source.id_list(args.train_list).ids, record.fingerprint)
+    training.run()
+    lists = lineage.list_facts(args, args.train_list)
+    for path, name in ((args.cam_weights_name, "cnn"), (args.deit_weights_name, "transformer")):
+        write_record(path, record, lists, {"history": training.history})
+        save_checkpoint(path, training.models[name].state_dict())
+        log(f"wrote {path}")
+    state_path.unlink(missing_ok=True)
+    return {"epochs": training.history}
+
+
+def _prepare(args: argparse.Namespace, ids: tuple[str, ...], fingerprint: str) -> Training:
+    """Data, networks and optimisers of the run."""
+    seed_everything(args.seed)
+    source, device = open_source(args), select_device(args.device)
+    low, high = (int(side) for side in args.cam_long_side)
+    dataset = ClassificationDataset(
+        source.devkit, ids, source.image_labels(ids), args.cam_crop_size, (low, high), args.seed
+    )
+    batch_size = fit_batch(args.cam_batch_size, len(dataset), "--cam_batch_size")
+    models = {"cnn": build_cnn(args).to(device), "transformer": build_deit(args).to(device)}
+    rates = {"cnn": args.cam_learning_rate, "transformer": args.deit_learning_rate}
+    steps = len(dataset) // batch_size * args.cam_num_epoches
+    optimisers = {
+        name: build_optimiser(model, rates[name], args.cam_weight_decay, args.momentum, steps)
+        for name, model in models.items()
+    }
+    if args.init == "random" and args.cnn_weights is None and args.fixed_batchnorm:
+        calibrate_batchnorm(models["cnn"].backbone, _first_images(dataset, batch_size, device))
+
+    def step(batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
+        weight = args.cam_lambda if epoch + 1 >= args.cam_refine_epoch else 0.0
+        images, labels = batch["image"], batch["label"]
+        losses = training_step(models, optimisers, images, labels, weight, args.precision)
+        return {"cnn": losses.cnn, "transformer": losses.transformer, "l1": losses.refinement}
+
+    return Training(
+        title="train_cam",
+        dataset=dataset,
+        batch_size=batch_size,
+        epochs=args.cam_num_epoches,
+        seed=args.seed,
+        models=models,
+        optimisers=optimisers,
+        step=step,
+        device=device,
+        state_path=args.cam_weights_name.with_name(STATE_NAME),
+        fingerprint=fingerprint,
+        num_workers=args.num_workers,
+        after_epoch=lambda epoch: validate(args, models, device),
+    )
+
+
+def _first_images(
+    dataset: ClassificationDataset, batch_size: int, device: torch.device
+) -> Iterator[Tensor]:
+    """The first few batches of pictures, to calibrate batch norm."""
+    count = min(len(dataset), _CALIBRATION_BATCHES * batch_size)
+    for start in range(0, count, batch_size):
+        stop = min(start + batch_size, count)
+        yield torch.stack([dataset[i]["image"] for i in range(start, stop)]).to(device)
+
+
+@torch.no_grad()
+def validate(
+    args: argparse.Namespace, models: dict[str, nn.Module], device: torch.device
+) -> dict[str, float]:
+    """Classification losses of both branches on `--val_list` (empty without such a list)."""
+    source = open_source(args)
+    ids = source.id_list(args.val_list).ids
+    if not ids:
+        return {}
+    dataset = ClassificationEvalDataset(
+        source.devkit, ids, source.image_labels(ids), args.cam_crop_size
+    )
+    for model in models.values():
+        model.eval()
+    sums = dict.fromkeys(models, 0.0)
+    loader = eval_loader(dataset, args.cam_batch_size, args.num_workers)
+    for batch in progress(loader, "validate"):
+        batch = to_device(batch, device)
+        for name, model in models.items():
+            with autocast(device, args.precision):
+                maps = model(batch["image"])
+            sums[name] += float(classification_loss(maps, batch["label"])) * len(maps)
+    return {f"val_{name}": total / len(dataset) for name, total in sums.items()}

@@ -1,0 +1,169 @@
+"""Step 5: train IRNet's edge and displacement branches on the IR labels.
+
+Reads pictures of `--train_list` and `result/ir_label`; writes `sess/res50_irn.pth` and, after every
+epoch, the resumable `sess/train_irn.state.pth`. After the training the mean displacement over
+`--infer_list` is stored in the weights.
+"""
+
+import argparse
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from misc import lineage
+from misc.affinity import path_index
+from misc.checkpoint import load_checkpoint, save_checkpoint
+from misc.distributed import select_device
+from misc.errors import UserError
+from misc.progress import log, progress
+from misc.provenance import keep_file, write_record
+from misc.schedule import PolySGD
+from misc.seed import seed_everything
+from misc.training import Training, autocast, eval_loader, fit_batch
+from net.backbone import build_backbone, calibrate_batchnorm
+from net.irn import GRID_STRIDE, IRNet
+from net.losses import IrnLosses, irn_losses
+from voc12.dataset import PairDataset, TopLeftDataset
+from voc12.source import open_source
+
+STATE_NAME = "train_irn.state.pth"
+DISPLACEMENT_FACTOR = 10.0  # learning rate of the displacement layers over that of the edge layers
+
+
+def build_model(args: argparse.Namespace, trained: bool = False) -> IRNet:
+    """IRNet of the options.
+
+    Args:
+        args: options.
+        trained: the weights will be loaded, so the backbone needs none.
+    """
+    weights = args.irn_backbone_weights
+    init = "random" if trained or weights == lineage.CAM_BACKBONE else args.init
+    local = None if trained or weights == lineage.CAM_BACKBONE else weights
+    backbone = build_backbone(args.irn_backbone, init, local, "--irn_backbone_weights")
+    if weights == lineage.CAM_BACKBONE and not trained:
+        _copy_cam_backbone(args, backbone)
+    return IRNet(backbone)
+
+
+def _copy_cam_backbone(args: argparse.Namespace, backbone: torch.nn.Module) -> None:
+    """Take over the backbone of the trained CNN branch."""
+    if args.irn_backbone != args.cnn:
+        raise UserError(
+            f"--irn_backbone_weights cam needs the same network in both places, but --irn_backbone "
+            f"is {args.irn_backbone} and --cnn is {args.cnn}."
+        )
+    state = load_checkpoint(args.cam_weights_name)
+    prefix = "backbone."
+    own = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    backbone.load_state_dict(own)
+
+
+def build_optimiser(
+    model: IRNet, learning_rate: float, weight_decay: float, momentum: float, steps: int
+) -> PolySGD:
+    """SGD with poly decay over `steps`; displacement layers learn ten times as fast."""
+    edge, displacement = model.parameter_groups()
+    groups = [
+        {"params": edge, "lr": learning_rate},
+        {"params": displacement, "lr": DISPLACEMENT_FACTOR * learning_rate},
+    ]
+    return PolySGD(groups, learning_rate, weight_decay, momentum, max_step=steps)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Train IRNet, or keep finished weights of the same arguments."""
+    source = open_source(args)
+    ids = source.id_list(args.train_list).ids
+    lineage.require_input(args.ir_label_out_dir, lineage.ir_labels, args)
+    lineage.require_ids(args.ir_label_out_dir, ".png", ids, "cam_to_ir_label")
+    record = lineage.irn_training(args)
+    state_path = args.irn_weights_name.with_name(STATE_NAME)
+    if args.overwrite:
+        state_path.unlink(missing_ok=True)
+    if keep_file(
+        args.irn_weights_name,
+        record,
+        overwrite=args.overwrite,
+        force=args.force,
+        option="--irn_weights_name",
+    ):
+        return {}
+    training, model = _prepare(args, ids, record.fingerprint)
+    training.run()
+    mean = store_mean_displacement(args, model, training.device)
+    log(f"train_irn: mean displacement (dy, dx) {mean[0]:.3f}, {mean[1]:.3f} cells")
+    lists = lineage.list_facts(args, args.train_list, args.infer_list)
+    write_record(args.irn_weights_name, record, lists, {"history": training.history})
+    save_checkpoint(args.irn_weights_name, model.state_dict())
+    log(f"wrote {args.irn_weights_name}")
+    state_path.unlink(missing_ok=True)
+    return {"epochs": training.history}
+
+
+def _prepare(
+    args: argparse.Namespace, ids: tuple[str, ...], fingerprint: str
+) -> tuple[Training, IRNet]:
+    """Data, network and optimiser of the run."""
+    seed_everything(args.seed)
+    source, device = open_source(args), select_device(args.device)
+    paths = path_index(args.irn_radius)
+    paths.source_size((args.irn_crop_size // GRID_STRIDE,) * 2)  # refuses crops that are too small
+    dataset = PairDataset(
+        source.devkit, ids, args.ir_label_out_dir, args.irn_crop_size, seed=args.seed
+    )
+    batch_size = fit_batch(args.irn_batch_size, len(dataset), "--irn_batch_size")
+    model = build_model(args).to(device)
+    if args.init == "random" and args.irn_backbone_weights is None:
+        images = (dataset[i]["image"][None].to(device) for i in range(batch_size))
+        calibrate_batchnorm(model.backbone, images)
+    steps = len(dataset) // batch_size * args.irn_num_epoches
+    optimiser = build_optimiser(
+        model, args.irn_learning_rate, args.irn_weight_decay, args.momentum, steps
+    )
+
+    def step(batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
+        with autocast(device, args.precision):
+            edge, displacement = model(batch["image"])
+        losses = irn_losses(edge, displacement, batch["label"], paths, args.num_classes)
+        optimiser.zero_grad()
+        losses.total().backward()
+        optimiser.step()
+        return {name: getattr(losses, name).detach() for name in IrnLosses._fields}
+
+    training = Training(
+        title="train_irn",
+        dataset=dataset,
+        batch_size=batch_size,
+        epochs=args.irn_num_epoches,
+        seed=args.seed,
+        models={"irn": model},
+        optimisers={"irn": optimiser},
+        step=step,
+        device=device,
+        state_path=args.irn_weights_name.with_name(STATE_NAME),
+        fingerprint=fingerprint,
+        num_workers=args.num_workers,
+    )
+    return training, model
+
+
+@torch.no_grad()
+def store_mean_displacement(
+    args: argparse.Namespace, model: IRNet, device: torch.device
+) -> list[float]:
+    """Put the mean displacement over top-left crops of the inference list into the network."""
+    source = open_source(args)
+    model.eval()
+    model.mean_shift.running_mean.zero_()
+    dataset = TopLeftDataset(source.devkit, source.id_list(args.infer_list).ids, args.irn_crop_size)
+    total = torch.zeros(2, device=device)
+    for batch in progress(
+        eval_loader(dataset, args.irn_batch_size, args.num_workers), "mean displacement"
+    ):
+        with autocast(device, args.precision):
+            displacement = model(batch["image"].to(device))[1]
+        total += displacement.float().mean(dim=(2, 3)).sum(dim=0)
+    model.mean_shift.running_mean.copy_(total / len(dataset))
+    return model.mean_shift.running_mean.tolist()

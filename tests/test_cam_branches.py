@@ -1,0 +1,97 @@
+"""CNN and transformer branches against the published implementation."""
+
+import numpy as np
+import pytest
+import torch
+from networks import NUM_CLASSES, golden_cnn, golden_deit, picture
+from numpy.testing import assert_allclose
+
+from net.deit_cam import DeitCam
+from net.tiling import cut_tiles, pad_to_tiles
+from net.vit import embed, patch_tokens, record_cls_rows
+
+
+@pytest.fixture(scope="module")
+def deit() -> DeitCam:
+    return golden_deit()
+
+
+def assert_close(actual: torch.Tensor, expected: np.ndarray) -> None:
+    """Equal to 1e-4 of the largest value."""
+    assert actual.shape == expected.shape
+    assert_allclose(
+        actual.detach().numpy(), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+    )
+
+
+def test_cnn_maps_equal_published(golden):
+    expected = golden("cam_cnn")
+    model = golden_cnn().train()  # batch norm stays fixed in training
+    images = torch.stack([picture("cnn/a", 96, 112), picture("cnn/b", 96, 112)])
+    with torch.no_grad():
+        assert_close(model(images), expected["train_out"])
+    assert_close(model.eval().cam(images[0]), expected["infer_out"])
+
+
+def test_deit_training_maps_equal_published(golden, deit):
+    with torch.no_grad():
+        maps = deit(picture("deit/train", 336, 336)[None])
+    assert_close(maps, golden("cam_deit")["train_336"])
+
+
+@pytest.mark.parametrize(
+    ("name", "height", "width"),
+    [("deit/infer0", 150, 200), ("deit/infer1", 240, 300), ("deit/infer2", 224, 224)],
+)
+def test_deit_cam_equals_published(golden, deit, name, height, width):
+    (cam,) = deit.cams([picture(name, height, width)], tile_batch=5)
+    assert_close(cam, golden("cam_deit")[f"infer_{height}x{width}"])
+
+
+@torch.no_grad()
+def test_cls_row_and_patch_tokens_equal_published(golden, deit):
+    expected = golden("cam_deit")
+    with record_cls_rows(deit.vit) as rows:
+        tokens = embed(deit.vit, picture("deit/tile", 224, 224)[None])
+        for _ in range(deit.num_passes):
+            tokens = tokens + deit.vit.blocks(tokens)
+    assert_close(rows.as_map((14, 14))[:, 0], expected["cls_attention_tile"])
+    flat = patch_tokens(deit.vit, tokens).flatten(2).transpose(1, 2)
+    assert_close(flat[:, ::14, ::16], expected["patch_tokens_tile"])
+
+
+@torch.no_grad()
+def test_cls_rows_equal_full_attention_and_leave_no_hooks(deit):
+    tokens = embed(deit.vit, picture("deit/tile", 224, 224)[None])
+    attention, normed = deit.vit.blocks[0].attn, deit.vit.blocks[0].norm1(tokens)
+    query, key, _ = attention.qkv(normed).reshape(1, -1, 3, 6, 64).permute(2, 0, 3, 1, 4)
+    full = (query @ key.transpose(-2, -1) / 8).softmax(-1).mean(1)  # (1, N, N)
+    with record_cls_rows(deit.vit) as rows:
+        deit.vit.blocks[0](tokens)
+    torch.testing.assert_close(rows.total, full[:, 0, 1:], rtol=1e-5, atol=1e-7)
+    assert not any(block.attn.qkv._forward_hooks for block in deit.vit.blocks)
+
+
+def test_pictures_in_one_call_equal_pictures_alone(deit):
+    pictures = [picture("a", 100, 300), picture("b", 225, 60)]
+    together = deit.cams(pictures, tile_batch=7)
+    alone = [deit.cams([one], tile_batch=64)[0] for one in pictures]
+    for left, right in zip(together, alone, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
+    assert together[0].shape == (NUM_CLASSES, 7, 19)
+
+
+def test_every_trainable_parameter_of_deit_gets_a_gradient(deit):
+    deit.zero_grad()
+    deit(torch.randn(1, 3, 224, 224)).square().sum().backward()
+    missing = [name for name, p in deit.named_parameters() if p.grad is None or not p.grad.any()]
+    deit.zero_grad()
+    assert missing == []
+
+
+@torch.no_grad()
+def test_tiles_run_alone(deit):
+    padded, grid = pad_to_tiles(picture("a", 230, 240)[None], 224, 112)
+    tiles = cut_tiles(padded, grid)
+    batched = deit.tile_cams(tiles)
+    torch.testing.assert_close(batched[2:3], deit.tile_cams(tiles[2:3]), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,111 @@
+"""Device choice, sharding, and sums over processes."""
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from misc.distributed import (
+    all_reduce_sum,
+    barrier,
+    is_main_process,
+    join_processes,
+    rank,
+    select_device,
+    shard,
+    world_size,
+)
+from misc.errors import UserError
+from misc.metrics import ConfusionMatrix, InstanceAveragePrecision
+
+
+def test_plain_run_is_one_process() -> None:
+    assert (rank(), world_size(), is_main_process()) == (0, 1, True)
+    assert shard("abc") == ["a", "b", "c"]
+    barrier()
+    join_processes(torch.device("cpu"))
+    assert all_reduce_sum(torch.tensor([2])).tolist() == [2]
+
+
+def test_shards_partition_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    parts = []
+    for index in range(3):
+        monkeypatch.setenv("RANK", str(index))
+        parts.append(shard(range(8)))
+    assert parts == [[0, 3, 6], [1, 4, 7], [2, 5]]
+
+
+def test_unjoined_processes_cannot_pass_a_part_for_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="join_processes"):
+        all_reduce_sum(torch.tensor([1]))
+
+
+def test_cpu_and_auto_are_devices() -> None:
+    assert select_device("cpu") == torch.device("cpu")
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert select_device("auto").type == expected
+
+
+def test_unknown_device_is_explained() -> None:
+    with pytest.raises(UserError, match="--device gpu0 is not a device"):
+        select_device("gpu0")
+
+
+def test_absent_gpu_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert select_device("auto") == torch.device("cpu")
+    with pytest.raises(UserError, match=r"sees no CUDA GPU.*--device cpu"):
+        select_device("cuda")
+
+
+def test_gpu_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert select_device("cuda") == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert select_device("auto") == torch.device("cuda", 1)
+    assert select_device("cuda:0") == torch.device("cuda", 0)
+    with pytest.raises(UserError, match=r"cuda:2.*2 CUDA"):
+        select_device("cuda:2")
+
+
+PICTURES = [(np.array([[i % 3, 1]]), np.array([[1, i % 2]])) for i in range(5)]
+
+
+def _score(pictures: list) -> tuple[ConfusionMatrix, InstanceAveragePrecision]:
+    confusion, instances = ConfusionMatrix(3), InstanceAveragePrecision(1)
+    for score, (prediction, truth) in enumerate(pictures):
+        confusion.update(prediction, truth)
+        masks, zero = prediction[None] == 1, np.zeros(1, int)
+        instances.update(masks, zero, np.array([float(score)]), truth[None] == 1, zero)
+    return confusion, instances
+
+
+def _worker(index: int, port: int, folder: str) -> None:
+    environment = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({key: str(value) for key, value in environment.items()})
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    join_processes(torch.device("cpu"))
+    confusion, instances = _score(shard(PICTURES))
+    confusion.reduce()
+    instances.reduce()
+    barrier()
+    np.save(Path(folder) / f"counts{index}.npy", confusion.counts)
+    np.save(Path(folder) / f"positives{index}.npy", instances._positives)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_sum_to_the_single_process(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_worker, (port, str(tmp_path)), nprocs=2)
+    confusion, instances = _score(PICTURES)
+    for index in range(2):
+        assert np.array_equal(np.load(tmp_path / f"counts{index}.npy"), confusion.counts)
+        assert np.array_equal(np.load(tmp_path / f"positives{index}.npy"), instances._positives)

@@ -1,0 +1,136 @@
+"""Centroids, clusters and instances: published results and the published definitions."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from misc.instances import (
+    cluster_centroids,
+    detect_instances,
+    find_centroids,
+    instances_from_maps,
+)
+
+
+def smooth_field(height, width, seed):
+    """A random displacement field with several centres."""
+    noise = np.random.default_rng(seed).standard_normal((2, height, width))
+    smooth = np.stack([ndimage.gaussian_filter(channel, 5) for channel in noise])
+    return (60 * smooth).astype(np.float32)
+
+
+def published_centroids(displacement, iterations=300):
+    """The loop of IRNet's `find_centroids_with_refinement`, statement by statement."""
+    height, width = displacement.shape[1:]
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    for _ in range(iterations):
+        up_y, down_y = np.ceil(y).astype(np.int32), np.floor(y).astype(np.int32)
+        up_x, down_x = np.ceil(x).astype(np.int32), np.floor(x).astype(np.int32)
+        part_y, part_x = y - down_y, x - down_x
+        move = [
+            channel[up_y, up_x] * part_y * part_x
+            + channel[up_y, down_x] * part_y * (1 - part_x)
+            + channel[down_y, up_x] * (1 - part_y) * part_x
+            + channel[down_y, down_x] * (1 - part_y) * (1 - part_x)
+            for channel in displacement
+        ]
+        y += move[0]
+        x += move[1]
+        y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
+    return np.stack([np.round(y), np.round(x)]).astype(np.int32)
+
+
+def test_centroids_and_clusters_equal_the_published_ones(golden):
+    archive = golden("ins_seg")
+    centroids = find_centroids(archive["displacement"])
+    assert centroids.dtype == np.int32
+    np.testing.assert_array_equal(centroids, archive["centroids"])
+    clusters = cluster_centroids(centroids, archive["displacement"])
+    np.testing.assert_array_equal(clusters, archive["instance_map"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_centroids_follow_the_published_loop(seed):
+    field = smooth_field(31, 44, seed)
+    np.testing.assert_array_equal(find_centroids(field), published_centroids(field))
+
+
+def test_pixels_outside_weak_regions_form_the_first_cluster():
+    displacement = np.zeros((2, 3, 6), np.float32)
+    displacement[0, :, 2] = 2.5  # not below the threshold: splits the map
+    centroids = np.indices((3, 6), np.int32)
+    clusters = cluster_centroids(centroids, displacement)
+    assert clusters.shape == (3, 3, 6)
+    expected = [np.arange(6) == 2, np.arange(6) < 2, np.arange(6) > 2]
+    for cluster, columns in zip(clusters, expected, strict=True):
+        np.testing.assert_array_equal(cluster, np.tile(columns, (3, 1)))
+
+
+def test_weak_regions_are_4_connected():
+    displacement = np.full((2, 2, 2), 9, np.float32)
+    displacement[:, [0, 1], [0, 1]] = 0
+    centroids = np.indices((2, 2), np.int32)
+    assert len(cluster_centroids(centroids, displacement)) == 3
+
+
+def test_instances_equal_the_published_ones(golden):
+    archive = golden("ins_seg")
+    found = instances_from_maps(
+        torch.from_numpy(archive["cams"]),
+        torch.from_numpy(archive["edge"]),
+        archive["displacement"],
+        archive["keys"],
+        tuple(archive["size"].tolist()),
+        bg_thres=0.25,
+    )
+    shape = archive["mask_shape"]
+    mask = np.unpackbits(archive["mask"])[: shape.prod()].reshape(shape)
+    np.testing.assert_allclose(found.score, archive["score"], atol=1e-4)
+    np.testing.assert_array_equal(found.class_id, archive["cls"])
+    np.testing.assert_array_equal(found.mask, mask)
+
+
+def test_fragments_and_scores_by_hand():
+    winner = np.array([[1, 1, 0, 2, 2], [0, 0, 2, 0, 0], [1, 0, 0, 0, 3]])
+    score = np.arange(15, dtype=np.float32).reshape(3, 5) / 15
+    found = detect_instances(winner, score, np.array([4, 4, 9]), smallest=2)
+    assert found.class_id.tolist() == [4, 4, 4, 4, 9]
+    np.testing.assert_allclose(found.score, np.array([1, 0, 4, 0, 0], np.float32) / 15)
+    assert found.mask.sum((1, 2)).tolist() == [2, 1, 2, 1, 1]
+    np.testing.assert_array_equal(found.mask.any(0), winner > 0)
+    assert (found.score.dtype, found.class_id.dtype, found.mask.dtype) == ("f4", "i8", "?")
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_no_activation_means_no_instance(classes):
+    found = instances_from_maps(
+        torch.zeros(classes, 5, 6),
+        torch.rand(1, 5, 6),
+        smooth_field(5, 6, 0),
+        np.arange(classes),
+        (20, 23),
+        bg_thres=0.25,
+    )
+    assert found.score.shape == found.class_id.shape == (0,)
+    assert found.mask.shape == (0, 20, 23)
+
+
+def test_two_instances_of_one_class_are_told_apart():
+    columns = np.arange(24, dtype=np.float32)
+    centre = np.where(columns < 12, 5.0, 18.0)
+    displacement = np.zeros((2, 12, 24), np.float32)
+    displacement[1] = centre - columns
+    found = instances_from_maps(
+        torch.ones(1, 12, 24),
+        torch.zeros(1, 12, 24),
+        torch.from_numpy(displacement),
+        [7],
+        (48, 96),
+        bg_thres=0.25,
+        exp_times=1,
+    )
+    assert found.class_id.tolist() == [7, 7]
+    assert found.mask[0, :, :40].all()
+    assert found.mask[1, :, 56:].all()
+    assert (found.mask.sum(0) == 1).all()

@@ -1,0 +1,183 @@
+"""Scores against values computed by hand."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from misc.metrics import (
+    ConfusionMatrix,
+    InstanceAveragePrecision,
+    instances_of,
+    mask_iou,
+    nan_mean,
+)
+
+# 8 pixels. gt 0: 4 pixels, gt 1: 3 pixels, one ignored; class 2 never occurs.
+TRUTH = np.array([[0, 0, 0, 0], [1, 1, 1, 255]], np.uint8)
+PREDICTION = np.array([[0, 0, 1, 255], [1, 0, 1, 1]], np.uint8)
+
+
+def _confusion() -> ConfusionMatrix:
+    confusion = ConfusionMatrix(3)
+    confusion.update(PREDICTION, TRUTH)
+    return confusion
+
+
+def test_counts_by_hand() -> None:
+    # Of gt 0 two are right, one is taken for 1, and the 255 counts as background: right, too.
+    assert _confusion().counts.tolist() == [[3, 1, 0], [1, 2, 0], [0, 0, 0]]
+
+
+def test_scores_by_hand() -> None:
+    scores = _confusion().compute()
+    np.testing.assert_allclose(scores.iou, [3 / 5, 2 / 4, np.nan])
+    assert scores.miou == pytest.approx((3 / 5 + 2 / 4) / 2)
+    np.testing.assert_allclose(scores.false_positive[:2], [1 - 4 / 5, 1 - 3 / 4])
+    np.testing.assert_allclose(scores.false_negative[:2], [1 - 4 / 5, 1 - 3 / 4])
+    assert np.isnan(scores.false_positive[2])
+
+
+def test_false_positive_and_negative_are_not_swapped() -> None:
+    confusion = ConfusionMatrix(2)
+    confusion.update(np.array([[1, 1, 1, 1]]), np.array([[1, 0, 0, 0]]))
+    scores = confusion.compute()
+    assert scores.false_positive[1] == pytest.approx(3 / 4)
+    assert scores.false_negative[1] == pytest.approx(0)
+    assert scores.false_negative[0] == pytest.approx(1)
+
+
+def test_wrong_class_counts_for_both_classes() -> None:
+    confusion = ConfusionMatrix(3)
+    confusion.update(np.array([[2, 2]]), np.array([[1, 2]]))
+    np.testing.assert_allclose(confusion.compute().iou, [np.nan, 0, 1 / 2])
+
+
+def test_merge_equals_one_pass() -> None:
+    merged, whole = _confusion(), ConfusionMatrix(3)
+    merged.merge(_confusion())
+    for _ in range(2):
+        whole.update(PREDICTION, TRUTH)
+    assert np.array_equal(merged.counts, whole.counts)
+
+
+def test_nothing_counted_is_nan_without_warning() -> None:
+    confusion = ConfusionMatrix(2)
+    confusion.update(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(confusion.compute().miou)
+        assert np.isnan(nan_mean(np.array([])))
+
+
+def test_unusable_maps_are_refused() -> None:
+    confusion, fine = ConfusionMatrix(3), np.zeros((1, 2), np.uint8)
+    with pytest.raises(ValueError, match=r"mask has label 3, outside 0\.\.2"):
+        confusion.update(fine, np.array([[0, 3]]))
+    with pytest.raises(ValueError, match="prediction has label 7"):
+        confusion.update(np.array([[0, 7]]), fine)
+    with pytest.raises(ValueError, match=r"\(1, 2\).*\(2, 1\)"):
+        confusion.update(fine, fine.T)
+    assert confusion.counts.sum() == 0
+
+
+# ---------------------------------------------------------------------------------- instances
+
+
+def _strip(start: int, stop: int, length: int = 8) -> np.ndarray:
+    """(1, length) mask of the columns start..stop-1."""
+    mask = np.zeros((1, length), bool)
+    mask[0, start:stop] = True
+    return mask
+
+
+def _average_precision(pictures: list[tuple], num_classes: int = 1) -> np.ndarray:
+    """Pictures as ([(mask, class, score), ...], [(mask, class), ...])."""
+    metric = InstanceAveragePrecision(num_classes)
+    for found, truth in pictures:
+        metric.update(
+            np.array([mask for mask, *_ in found], bool).reshape(-1, 1, 8),
+            np.array([index for _, index, _ in found], int),
+            np.array([score for *_, score in found], float),
+            np.array([mask for mask, _ in truth], bool).reshape(-1, 1, 8),
+            np.array([index for _, index in truth], int),
+        )
+    return metric.compute()
+
+
+def test_mask_iou_by_hand() -> None:
+    masks = np.stack([_strip(0, 4), _strip(4, 8), _strip(0, 0)])
+    others = np.stack([_strip(2, 6), _strip(0, 4)])
+    np.testing.assert_allclose(mask_iou(masks, others), [[2 / 6, 1], [2 / 6, 0], [0, 0]])
+
+
+def test_average_precision_by_hand() -> None:
+    truth = [(_strip(0, 2), 0), (_strip(4, 8), 0)]
+    found = [
+        (_strip(4, 6), 0, 0.7),  # IoU exactly 0.5: right
+        (_strip(0, 2), 0, 0.9),  # right
+        (_strip(0, 2), 0, 0.8),  # found before: wrong
+    ]
+    # precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1
+    assert _average_precision([(found, truth)])[0] == pytest.approx(1 / 2 * 1 + 1 / 2 * 2 / 3)
+
+
+def test_precision_is_made_falling() -> None:
+    truth = [(_strip(0, 2), 0), (_strip(4, 6), 0)]
+    found = [(_strip(6, 8), 0, 0.9), (_strip(0, 2), 0, 0.8), (_strip(4, 6), 0, 0.7)]
+    # precision 0, 1/2, 2/3 becomes 2/3 throughout
+    assert _average_precision([(found, truth)])[0] == pytest.approx(2 / 3)
+
+
+def test_scores_are_ranked_over_all_pictures() -> None:
+    right = ([(_strip(0, 4), 0, 0.6)], [(_strip(0, 4), 0)])
+    wrong = ([(_strip(0, 2), 0, 0.9)], [(_strip(4, 8), 0)])
+    # ranks: wrong, right; one of two objects found: precision 1/2 up to recall 1/2
+    assert _average_precision([right, wrong])[0] == pytest.approx(1 / 4)
+
+
+def test_missed_objects_lower_the_recall() -> None:
+    truth = [(_strip(0, 2), 0), (_strip(2, 4), 0), (_strip(4, 6), 0), (_strip(6, 8), 0)]
+    assert _average_precision([([(_strip(2, 4), 0, 0.1)], truth)])[0] == pytest.approx(1 / 4)
+
+
+def test_classes_are_scored_apart() -> None:
+    truth = [(_strip(0, 4), 0), (_strip(4, 8), 1)]
+    found = [(_strip(0, 4), 1, 0.9), (_strip(4, 8), 1, 0.8), (_strip(0, 4), 2, 0.5)]
+    # class 0 never found, class 1 second of two, class 2 has no object
+    np.testing.assert_allclose(_average_precision([(found, truth)], 3), [0, 1 / 2, np.nan])
+
+
+def test_pictures_without_predictions_or_objects() -> None:
+    assert _average_precision([([], [(_strip(0, 4), 0)])])[0] == 0
+    assert np.isnan(_average_precision([([], [])])[0])
+
+
+def test_of_equal_scores_the_later_picture_ranks_first() -> None:
+    # chainercv sorts by rising score and reverses
+    wrong = ([(_strip(4, 8), 0, 0.5)], [])
+    right = ([(_strip(0, 4), 0, 0.5)], [(_strip(0, 4), 0)])
+    assert _average_precision([wrong, right])[0] == 1
+    assert _average_precision([right, wrong])[0] == 1 / 2
+
+
+def test_instances_of_voc_masks() -> None:
+    objects = np.array([[0, 1, 1, 255, 2, 2, 3]], np.uint8)
+    label = np.array([[0, 5, 5, 255, 8, 255, 255]], np.uint8)
+    masks, classes = instances_of(objects, label)
+    assert classes.tolist() == [4, 7]
+    assert masks[:, 0].astype(int).tolist() == [[0, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 0]]
+
+
+def test_instances_of_an_empty_picture() -> None:
+    masks, classes = instances_of(np.zeros((3, 4), np.uint8), np.zeros((3, 4), np.uint8))
+    assert masks.shape == (0, 3, 4)
+    assert classes.shape == (0,)
+    with pytest.raises(ValueError, match="object mask has size"):
+        instances_of(np.zeros((3, 4), np.uint8), np.zeros((4, 3), np.uint8))
+
+
+def test_sizes_must_agree() -> None:
+    metric, none = InstanceAveragePrecision(1), np.zeros(0, int)
+    with pytest.raises(ValueError, match="instances have size"):
+        metric.update(np.zeros((0, 2, 2), bool), none, none, np.zeros((0, 3, 3), bool), none)

@@ -1,0 +1,161 @@
+"""Records of what made an output."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from misc.errors import UserError
+from misc.provenance import (
+    Record,
+    check_record,
+    keep_file,
+    prepare_output,
+    read_record,
+    record_path,
+    write_record,
+)
+
+RECORD = Record("make_cam", {"scales": [1.0, 0.5], "fusion": "cnn"}, {"train_list": "aa", "w": "b"})
+OTHER = Record("make_cam", {"scales": [1.0], "fusion": "cnn"}, {"train_list": "cc", "w": "b"})
+
+
+def test_fingerprint_depends_on_content_only() -> None:
+    same = Record(
+        "make_cam",
+        {"fusion": "cnn", "scales": (np.float64(1.0), 0.5)},
+        {"w": "b", "train_list": "aa"},
+    )
+    assert same.fingerprint == RECORD.fingerprint
+    changed = [OTHER, Record("x", RECORD.arguments, RECORD.inputs), Record("make_cam")]
+    assert len({record.fingerprint for record in [RECORD, *changed]}) == 4
+
+
+def test_folder_and_file_records(tmp_path: Path) -> None:
+    assert record_path(tmp_path) == tmp_path / "made_by.json"
+    assert record_path(tmp_path / "x.pth") == tmp_path / "x.pth.json"
+    for target in (tmp_path, tmp_path / "x.pth"):
+        assert read_record(target) is None
+        write_record(target, RECORD, {"train": {"name": "train", "count": 3, "sha256": "aa"}})
+        assert read_record(target).fingerprint == RECORD.fingerprint
+
+
+def test_record_tells_the_reader_more(tmp_path: Path) -> None:
+    write_record(tmp_path, RECORD, {"train": {"count": 3}})
+    content = json.loads((tmp_path / "made_by.json").read_text())
+    assert content["lists"]["train"]["count"] == 3
+    assert content["facts"]["versions"]["torch"]
+    assert content["fingerprint"] == RECORD.fingerprint
+    assert {"created", "command"} <= content.keys()
+
+
+def test_equal_input_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_record(tmp_path, RECORD)
+    check_record(tmp_path, RECORD)
+    assert capsys.readouterr().out == ""
+
+
+def test_other_input_is_refused_with_both_values(tmp_path: Path) -> None:
+    write_record(tmp_path, OTHER)
+    with pytest.raises(UserError) as raised:
+        check_record(tmp_path, RECORD)
+    message = str(raised.value)
+    assert "scales is [1.0, 0.5] now and was [1.0]" in message
+    assert "input train_list is aa now and was cc" in message
+    assert "fusion" not in message
+    assert "--force" in message
+
+
+def test_absent_argument_is_a_difference(tmp_path: Path) -> None:
+    write_record(tmp_path, Record("make_cam", {"scales": [1.0, 0.5]}, RECORD.inputs))
+    with pytest.raises(UserError, match=r"fusion is cnn now and was \(absent\)"):
+        check_record(tmp_path, RECORD)
+
+
+def test_force_uses_other_input_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_record(tmp_path, OTHER)
+    check_record(tmp_path, RECORD, force=True)
+    assert "scales is [1.0, 0.5] now" in capsys.readouterr().out
+
+
+def test_input_without_record_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_record(tmp_path, RECORD)
+    assert "no record" in capsys.readouterr().out
+
+
+def test_broken_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "made_by.json").write_text('{"step": 1}')
+    with pytest.raises(UserError, match=r"made_by\.json is not a record"):
+        check_record(tmp_path, RECORD)
+
+
+def _finish(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("done")
+
+
+def test_new_output_folder_gets_a_record(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "cam"
+    assert prepare_output(folder, RECORD, ".npz") == 0
+    assert read_record(folder).fingerprint == RECORD.fingerprint
+
+
+def test_repeated_run_keeps_finished_outputs(tmp_path: Path) -> None:
+    prepare_output(tmp_path, RECORD, ".npz")
+    _finish(tmp_path, "a.npz", "sub/b.npz", ".tmp-1-c.npz")
+    assert prepare_output(tmp_path, RECORD, ".npz") == 2
+    assert (tmp_path / "a.npz").exists()
+
+
+def test_json_outputs_are_not_confused_with_the_record(tmp_path: Path) -> None:
+    prepare_output(tmp_path, RECORD, ".json")
+    assert prepare_output(tmp_path, RECORD, ".json") == 0
+
+
+def test_overwrite_removes_outputs_and_nothing_else(tmp_path: Path) -> None:
+    prepare_output(tmp_path, OTHER, ".npz")
+    _finish(tmp_path, "a.npz", "sub/b.npz", ".tmp-1-c.npz", "notes.txt")
+    assert prepare_output(tmp_path, RECORD, ".npz", overwrite=True) == 0
+    files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"made_by.json", "notes.txt"}
+    assert read_record(tmp_path).fingerprint == RECORD.fingerprint
+
+
+def test_outputs_of_other_arguments_stop_the_step(tmp_path: Path) -> None:
+    prepare_output(tmp_path, OTHER, ".npz")
+    _finish(tmp_path, "a.npz")
+    with pytest.raises(UserError, match=r"scales is .*--overwrite.*--force.*--cam_out_dir"):
+        prepare_output(tmp_path, RECORD, ".npz", option="--cam_out_dir")
+    assert prepare_output(tmp_path, RECORD, ".npz", force=True) == 1
+    assert read_record(tmp_path).fingerprint == OTHER.fingerprint
+
+
+def test_outputs_of_unknown_origin_stop_the_step(tmp_path: Path) -> None:
+    _finish(tmp_path, "a.npz")
+    with pytest.raises(UserError, match="no record of what made it"):
+        prepare_output(tmp_path, RECORD, ".npz")
+    assert (tmp_path / "a.npz").exists()
+
+
+def test_an_empty_folder_of_other_arguments_is_free(tmp_path: Path) -> None:
+    prepare_output(tmp_path, OTHER, ".npz")
+    assert prepare_output(tmp_path, RECORD, ".npz") == 0
+    assert read_record(tmp_path).fingerprint == RECORD.fingerprint
+
+
+def test_finished_file_is_kept_unless_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    assert not keep_file(path, RECORD)
+    write_record(path, RECORD)
+    assert not keep_file(path, RECORD)
+    path.write_text("weights")
+    assert keep_file(path, RECORD)
+    with pytest.raises(UserError, match=r"x\.pth does not come from .*scales is"):
+        keep_file(path, OTHER)
+    assert keep_file(path, OTHER, force=True)
+    assert not keep_file(path, OTHER, overwrite=True)
+    assert not path.exists()

@@ -1,0 +1,43 @@
+"""Tiles: exact inverse, order, coverage weights, padding."""
+
+import pytest
+import torch
+
+from net.tiling import TileGrid, cut_tiles, merge_tiles, pad_to_tiles, padded_side
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 12), (9, 21), (1, 40)])
+def test_merge_inverts_cut(height, width):
+    images = torch.arange(2 * 3 * height * width, dtype=torch.float32).reshape(2, 3, height, width)
+    padded, grid = pad_to_tiles(images, tile=8, stride=4)
+    merged = merge_tiles(cut_tiles(padded, grid), grid)
+    torch.testing.assert_close(merged, padded, rtol=0, atol=0)
+    assert torch.equal(merged[..., :height, :width], images)
+
+
+def test_windows_run_row_by_row_then_image_by_image():
+    images = torch.arange(2 * 36.0).reshape(2, 1, 6, 6)
+    grid = TileGrid(6, 6, tile=4, stride=2)
+    corners = cut_tiles(images, grid)[:, 0, 0, 0].tolist()
+    assert corners == [0, 36, 2, 38, 12, 48, 14, 50]
+
+
+def test_overlaps_are_averaged_by_coverage():
+    grid = TileGrid(6, 6, tile=4, stride=2)
+    maps = torch.zeros(grid.count, 1, 4, 4)
+    maps[0] = 1.0  # only the first window says one
+    expected_row = [1.0, 1.0, 0.5, 0.5, 0.0, 0.0]
+    expected = torch.outer(torch.tensor(expected_row), torch.tensor(expected_row))
+    assert torch.equal(merge_tiles(maps, grid)[0, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"), [(1, 224), (224, 336), (223, 224), (225, 336), (336, 448), (500, 560)]
+)
+def test_a_multiple_of_the_stride_grows_by_one_band(side, expected):
+    assert padded_side(side, tile=224, stride=112) == expected
+
+
+def test_grid_that_does_not_cover_is_refused():
+    with pytest.raises(ValueError, match="do not cover 100x112"):
+        TileGrid(100, 112, tile=56, stride=28)

@@ -1,0 +1,162 @@
+"""Colours of maps and the figure."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from misc.errors import UserError
+from misc.maps_io import save_cam, save_instances, voc_palette, write_label
+from misc.visualize import (
+    FigureRow,
+    colour_instances,
+    colour_label,
+    edge_picture,
+    heat_map,
+    save_figure,
+)
+from step import make_figure
+
+SIZE = (40, 60)
+
+
+def _photo() -> np.ndarray:
+    return np.full((*SIZE, 3), 100, np.uint8)
+
+
+def test_labels_have_voc_colours_and_an_outline() -> None:
+    label = np.zeros(SIZE, np.uint8)
+    label[10:30, 10:50], label[:5] = 8, 255
+    picture = colour_label(label)
+    assert tuple(picture[20, 30]) == tuple(voc_palette()[8]) == (64, 0, 0)
+    assert tuple(picture[35, 5]) == (0, 0, 0)
+    assert tuple(picture[2, 5]) == tuple(voc_palette()[255])
+    assert picture[10, 30].min() > 200
+
+
+def test_heat_is_red_where_the_strongest_map_is_high() -> None:
+    cam = np.zeros((2, *SIZE), np.float32)
+    cam[1, :, 30:] = 1
+    picture = heat_map(_photo(), cam).astype(int)
+    hot, cold = picture[20, 50], picture[20, 10]
+    assert hot[0] > hot[2] + 50
+    assert cold[2] > cold[0]
+
+
+def test_heat_map_without_classes_is_cold() -> None:
+    nothing = np.zeros((0, *SIZE), np.float32)
+    zeros = np.zeros((1, *SIZE), np.float32)
+    assert np.array_equal(heat_map(_photo(), nothing), heat_map(_photo(), zeros))
+
+
+def test_edges_are_dark_and_full_size() -> None:
+    edge = np.zeros((10, 15), np.uint8)
+    edge[:, 7] = 255
+    picture = edge_picture(edge, SIZE)
+    assert picture.shape == (*SIZE, 3)
+    assert picture[20, 0].tolist() == [255] * 3
+    assert picture[20, 30].max() < 64
+
+
+def test_instances_have_colours_of_their_own() -> None:
+    masks = np.zeros((2, *SIZE), bool)
+    masks[0, 5:20, 5:25], masks[1, 5:35, 30:55] = True, True
+    picture = colour_instances(_photo(), masks)
+    colours = {tuple(picture[10, 10]), tuple(picture[20, 40]), tuple(picture[38, 2])}
+    assert len(colours) == 3
+    assert tuple(picture[38, 2]) == (100, 100, 100)
+
+
+def test_surest_instance_is_on_top() -> None:
+    masks = np.ones((2, *SIZE), bool)
+    assert np.array_equal(colour_instances(_photo(), masks), colour_instances(_photo(), masks[:1]))
+
+
+def _figure_size(path: Path, columns: list[str]) -> tuple[int, int]:
+    row = FigureRow("a: cat", {"photo": _photo(), "CAM": _photo()}, {0, 8, 255})
+    save_figure(path, [row, row], columns, ["cat"] * 20)
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_columns_that_no_row_has_are_left_out(tmp_path: Path) -> None:
+    two = _figure_size(tmp_path / "a.png", ["photo", "CAM"])
+    assert _figure_size(tmp_path / "b.png", ["photo", "edge map", "CAM"]) == two
+    assert _figure_size(tmp_path / "c.png", ["photo"])[0] < two[0]
+
+
+# ------------------------------------------------------------------------------------- the step
+
+
+@pytest.fixture
+def args(tmp_path: Path) -> Namespace:
+    """Three pictures; `b` has every output, `c` a CAM without classes, `a` nothing."""
+    root, result = tmp_path / "voc", tmp_path / "result"
+    label = np.zeros(SIZE, np.uint8)
+    label[10:30, 10:50] = 3
+    for name in "abc":
+        (root / "JPEGImages").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(_photo()).save(root / "JPEGImages" / f"{name}.jpg")
+    write_label(root / "SegmentationClass" / "b.png", label)
+    (root / "ids.txt").write_text("a\nb\nc\n")
+    cam = np.ones((1, *SIZE), np.float32)
+    save_cam(result / "cam" / "b.npz", np.array([2]), cam[:, ::4, ::4], cam)
+    save_cam(result / "cam" / "c.npz", np.zeros(0, int), cam[:0, ::4, ::4], cam[:0])
+    write_label(result / "ir_label" / "b.png", label)
+    write_label(result / "sem_seg" / "b.png", label)
+    (result / "edge").mkdir()
+    Image.fromarray(np.zeros((10, 15), np.uint8)).save(result / "edge" / "b.png")
+    save_instances(result / "ins_seg" / "b.npz", np.ones(1), np.array([2]), label[None] > 0)
+    folders = {f"{k}_out_dir": result / k for k in ("cam", "ir_label", "sem_seg", "ins_seg")}
+    return Namespace(
+        voc12_root=root,
+        infer_list=str(root / "ids.txt"),
+        figure_num=6,
+        classes=None,
+        class_names=("aeroplane", "bicycle", "bird"),
+        cache_dir=None,
+        result_dir=result,
+        edge_out_dir=result / "edge",
+        **folders,
+    )
+
+
+def test_row_has_every_column_whose_file_exists(args: Namespace) -> None:
+    row = make_figure.draw_picture(args, "b")
+    assert set(row.cells) == set(make_figure.COLUMNS)
+    assert {cell.shape for cell in row.cells.values()} == {(*SIZE, 3)}
+    assert row.caption == "b: bird"
+    assert row.labels == {0, 3}
+    empty = make_figure.draw_picture(args, "c")
+    assert set(empty.cells) == {"photo", "CAM"}
+    assert empty.caption == "c"
+
+
+def test_step_writes_the_figure(args: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
+    result = make_figure.run(args)
+    assert result == {"figure": str(args.result_dir / "figure.png")}
+    assert "2 of 3 pictures" in capsys.readouterr().out
+    with Image.open(result["figure"]) as image:
+        assert image.width > 7 * 150
+
+
+def test_nothing_to_draw_is_said(args: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
+    args.figure_num = 0
+    assert make_figure.run(args) == {"figure": None}
+    assert "No figure" in capsys.readouterr().out
+
+
+def test_missing_list_is_explained(args: Namespace) -> None:
+    args.infer_list = "nowhere.txt"
+    with pytest.raises(UserError, match=r"nowhere\.txt"):
+        make_figure.run(args)
+
+
+def test_pictures_are_spread_over_the_list() -> None:
+    names = list("abcdefghi")
+    assert make_figure.spread(names, 3) == ["a", "e", "i"]
+    assert make_figure.spread(names, 99) == names
+    assert make_figure.spread([], 3) == []
+    assert make_figure.spread(names, 1) == ["a"]

@@ -1,0 +1,291 @@
+"""Class names and image-level labels, from VOC annotations or from a CSV or JSON file."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from misc.errors import UserError
+from misc.files import read_json, write_json
+from misc.maps_io import IGNORE_LABEL
+from voc12.devkit import Devkit
+from voc12.lists import some_of
+
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+BACKGROUND = "background"
+SEPARATOR = ";"
+"""Between the class names of one picture in a CSV file."""
+
+MAX_CLASSES = IGNORE_LABEL - 1
+MAX_KNOWN_SHOWN = 30
+
+
+class ImageNames(NamedTuple):
+    """Class names of one picture and the file (and line) that says so."""
+
+    names: tuple[str, ...]
+    where: str
+
+
+def load_classes(path: Path | None) -> tuple[str, ...]:
+    """Names of the foreground classes; class i of the list has label i + 1 in masks.
+
+    Args:
+        path: a text file with one name per line, None for the 20 classes of PASCAL VOC.
+
+    Raises:
+        UserError: the file is missing, empty, has duplicates, `background` or too many names.
+    """
+    if path is None:
+        return VOC_CLASSES
+    lines = (line.strip() for line in _read_text(path).splitlines())
+    names = tuple(line for line in lines if line)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if not names:
+        raise UserError(f"{path} names no class; write one class name per line.")
+    if repeated:
+        raise UserError(f"{path} names {some_of(repeated)} more than once; remove the duplicates.")
+    if BACKGROUND in names:
+        raise UserError(f"{path} names {BACKGROUND!r}; remove it, label 0 is always background.")
+    if any(SEPARATOR in name for name in names):
+        raise UserError(f"{path} has a class name with {SEPARATOR!r} in it; rename that class.")
+    if len(names) > MAX_CLASSES:
+        raise UserError(
+            f"{path} names {len(names)} classes; 8-bit masks have room for {MAX_CLASSES}."
+        )
+    return names
+
+
+def load_image_labels(
+    ids: Sequence[str],
+    root: Path,
+    classes: Sequence[str],
+    cls_labels: Path | None = None,
+    cache_dir: Path | None = None,
+) -> dict[str, np.ndarray]:
+    """Image-level labels of the given pictures.
+
+    Args:
+        ids: picture ids.
+        root: of the devkit; object names in Annotations/ID.xml count, difficult objects too.
+        classes: names of the C foreground classes.
+        cls_labels: CSV (`id,name[;name]`) or JSON ({id: [names] or name}) used instead of XML.
+        cache_dir: where the names read from XML are kept; a changed annotation is read again.
+
+    Returns:
+        For every id a (C,) float32 vector of 0 and 1; all 0 for a picture of background only.
+
+    Raises:
+        UserError: ids without label, malformed files or unknown class names.
+    """
+    if cls_labels is not None:
+        table = read_cls_labels(cls_labels)
+        entries = {image_id: table[image_id] for image_id in ids if image_id in table}
+        where = str(cls_labels)
+    else:
+        entries = _annotated_names(ids, Devkit(root), cache_dir)
+        where = str(Devkit(root).annotation_path("ID"))
+    missing = [image_id for image_id in ids if image_id not in entries]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(ids)} pictures have no image label in {where}: "
+            f"{some_of(missing)}; add them, or name a CSV (id,name;name) or JSON file that has all "
+            "of them with --cls_labels."
+        )
+    index = {name: position for position, name in enumerate(classes)}
+    return {image_id: _multi_hot(entries[image_id], index) for image_id in ids}
+
+
+def check_names(entry: ImageNames, known: Iterable[str]) -> None:
+    """Make sure that all names of a picture are classes.
+
+    Raises:
+        UserError: one is not; the message names it, its file and the known names.
+    """
+    known = list(known)
+    for name in entry.names:
+        if name not in known:
+            more = " .." if len(known) > MAX_KNOWN_SHOWN else ""
+            raise UserError(
+                f"{entry.where}: unknown class {name!r}; known are "
+                f"{', '.join(known[:MAX_KNOWN_SHOWN])}{more}. Correct it, or name your own classes "
+                "with --classes."
+            )
+
+
+def read_annotation(path: Path) -> ImageNames | None:
+    """Distinct object names of a VOC annotation, in order of appearance; None if there is no file.
+
+    Raises:
+        UserError: the file is not XML, or an object has no name.
+    """
+    try:
+        tree = ElementTree.parse(path)
+    except FileNotFoundError:
+        return None
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
+        raise UserError(f"{path} is not a VOC annotation in XML ({error}); replace it.") from error
+    names = [(item.findtext("name") or "").strip() for item in tree.getroot().findall("object")]
+    if not all(names):
+        raise UserError(f"{path} has an object without a name; name it or remove it.")
+    return ImageNames(tuple(dict.fromkeys(names)), str(path))
+
+
+def read_cls_labels(path: Path) -> dict[str, ImageNames]:
+    """Class names by picture id from a CSV or, if it ends in .json, a JSON file.
+
+    CSV lines are `id,name[;name]`, with no name for background only; a first line that starts
+    with `id,` is a header. JSON is {id: [names]} or {id: "name"}.
+
+    Raises:
+        UserError: the file is missing or malformed, or an id appears twice.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".json":
+        return _read_json_labels(path)
+    return _read_csv_labels(path)
+
+
+def _read_csv_labels(path: Path) -> dict[str, ImageNames]:
+    table: dict[str, ImageNames] = {}
+    reader = csv.reader(_read_text(path).splitlines(), skipinitialspace=True)
+    try:
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if not any(cell.strip() for cell in row):
+                continue
+            if reader.line_num == 1 and row[0].strip().lower() == "id":
+                continue
+            _add_row(table, row, where)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}; write id,name;name.") from error
+    return table
+
+
+def _add_row(table: dict[str, ImageNames], row: list[str], where: str) -> None:
+    image_id, *cells = (cell.strip() for cell in row)
+    if not image_id or len(cells) != 1:
+        raise UserError(f"{where}: {','.join(row)!r} is not of the form id,name;name.")
+    if image_id in table:
+        raise UserError(
+            f"{where}: {image_id!r} has labels already in {table[image_id].where}; "
+            "write all of its classes on one line as id,name;name."
+        )
+    table[image_id] = ImageNames(_split(cells[0]), where)
+
+
+def _read_json_labels(path: Path) -> dict[str, ImageNames]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must be a JSON object {{id: [names]}}.")
+    table = {}
+    for image_id, value in content.items():
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(
+                f"{path}, entry {image_id!r}: {json.dumps(value)} is neither a class name nor a "
+                "list of class names."
+            )
+        table[image_id] = ImageNames(_split(SEPARATOR.join(names)), f"{path}, entry {image_id!r}")
+    return table
+
+
+def _split(text: str) -> tuple[str, ...]:
+    names = (name.strip() for name in text.split(SEPARATOR))
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text ({error}).") from error
+
+
+def _multi_hot(entry: ImageNames, index: dict[str, int]) -> np.ndarray:
+    check_names(entry, index)
+    label = np.zeros(len(index), np.float32)
+    label[[index[name] for name in entry.names]] = 1
+    return label
+
+
+def _annotated_names(
+    ids: Sequence[str], devkit: Devkit, cache_dir: Path | None
+) -> dict[str, ImageNames]:
+    """Names from XML, through a cache of what each file said and its size and time of change.
+
+    The cache holds names, not indices, so another class list or image list cannot make it stale.
+    """
+    if cache_dir is None:
+        return _read_entries(
+            ids, lambda image_id: read_annotation(devkit.annotation_path(image_id))
+        )
+    root_key = hashlib.sha256(str(devkit.root.resolve()).encode()).hexdigest()[:12]
+    cache_path = Path(cache_dir) / f"annotations_{root_key}.json"
+    cache = _read_cache(cache_path)
+    before = dict(cache)
+    entries = _read_entries(ids, lambda image_id: _read_cached(image_id, devkit, cache))
+    if cache != before:
+        write_json(cache_path, cache)
+    return entries
+
+
+def _read_entries(
+    ids: Sequence[str], read: Callable[[str], ImageNames | None]
+) -> dict[str, ImageNames]:
+    entries = {image_id: read(image_id) for image_id in ids}
+    return {image_id: entry for image_id, entry in entries.items() if entry is not None}
+
+
+def _read_cached(image_id: str, devkit: Devkit, cache: dict[str, list]) -> ImageNames | None:
+    """`cache` maps ids to [file size, mtime_ns, names]."""
+    path = devkit.annotation_path(image_id)
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    size, mtime_ns, names = cache.get(image_id, [None, None, None])
+    if (size, mtime_ns) == (status.st_size, status.st_mtime_ns):
+        return ImageNames(tuple(names), str(path))
+    entry = read_annotation(path)
+    if entry is not None:
+        cache[image_id] = [status.st_size, status.st_mtime_ns, list(entry.names)]
+    return entry
+
+
+def _read_cache(path: Path) -> dict[str, list]:
+    try:
+        content = read_json(path)
+    except UserError:  # absent, or not ours: it is only a cache
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: row for key, row in content.items() if isinstance(row, list) and len(row) == 3}

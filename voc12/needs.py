@@ -1,0 +1,65 @@
+"""Which data the chosen steps need, checked before anything is computed."""
+
+from argparse import Namespace
+from collections.abc import Iterable
+
+from misc.errors import UserError
+from misc.progress import log
+from voc12.preflight import find_problems, require_no_problems
+from voc12.source import NO_LIST, open_source
+
+SCORING_STEPS = ("eval_cam", "eval_ins_seg", "eval_sem_seg")
+_TRAIN_LIST_STEPS = {"train_cam", "make_cam", "cam_to_ir_label", "train_irn"}
+_INFER_LIST_STEPS = {"make_cam", "train_irn", "make_ins_seg_labels", "make_sem_seg_labels"}
+
+
+def without_ground_truth(args: Namespace, steps: tuple[str, ...]) -> tuple[str, ...]:
+    """Drop the scoring steps when the data set has no masks at all, unless named by `--steps`."""
+    devkit = open_source(args).devkit
+    if args.steps is not None or devkit.has_masks() or not devkit.root.is_dir():
+        return steps
+    dropped = [step for step in steps if step in SCORING_STEPS]
+    if dropped:
+        log(f"{devkit.root} has no SegmentationClass folder: {', '.join(dropped)} left out.")
+    return tuple(step for step in steps if step not in dropped)
+
+
+def check_needs(args: Namespace, steps: Iterable[str]) -> None:
+    """Check lists, pictures, image labels and masks that the steps need.
+
+    Raises:
+        UserError: lists every problem.
+    """
+    source, steps = open_source(args), set(steps)
+    if not source.devkit.root.is_dir():
+        require_no_problems(find_problems(source.devkit, source.classes, ()))
+    problems: list[str] = []
+
+    def ids(name: str, needed: bool) -> tuple[str, ...]:
+        if not needed:
+            return ()
+        try:
+            found = source.id_list(name).ids
+        except UserError as error:
+            text = f"unusable list: {error}"
+            problems.extend([text] if text not in problems else [])
+            return ()
+        if not found:
+            problems.append(f"unusable list: {name} is empty; name a list of pictures")
+        return found
+
+    train = ids(args.train_list, bool(steps & _TRAIN_LIST_STEPS))
+    val = ids(args.val_list, "train_cam" in steps and args.val_list != NO_LIST)
+    infer = ids(args.infer_list, bool(steps & _INFER_LIST_STEPS))
+    scored = ids(args.eval_list, bool(steps & {*SCORING_STEPS, "make_cam"}))
+    labelled = {"train_cam": (*train, *val), "make_cam": (*train, *infer, *scored)}
+    problems += find_problems(
+        source.devkit,
+        source.classes,
+        image_ids=dict.fromkeys((*train, *val, *infer, *(scored if "make_cam" in steps else ()))),
+        mask_ids=scored if steps & set(SCORING_STEPS) else (),
+        object_mask_ids=scored if "eval_ins_seg" in steps else (),
+        label_ids=dict.fromkeys(i for step in labelled if step in steps for i in labelled[step]),
+        cls_labels=source.cls_labels,
+    )
+    require_no_problems(problems)

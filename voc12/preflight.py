@@ -1,0 +1,260 @@
+"""Look at all of the data before hours are spent on it, and report everything at once."""
+
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from misc.errors import UserError
+from misc.maps_io import IGNORE_LABEL, LABEL_VALUES, opened_image, read_label
+from misc.progress import progress
+from voc12.devkit import (
+    ANNOTATION_FOLDER,
+    AUG_MASK_FOLDER,
+    IMAGE_FOLDER,
+    IMAGE_SUFFIXES,
+    LIST_FOLDER,
+    MASK_FOLDER,
+    OBJECT_MASK_FOLDER,
+    Devkit,
+)
+from voc12.labels import ImageNames, check_names, read_annotation, read_cls_labels
+
+MAX_SHOWN = 20
+MAX_THREADS = 8
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = 1
+
+Size = tuple[int, int]
+"""Width and height, as PIL has it."""
+
+
+@dataclass(frozen=True)
+class Purposes:
+    """What each id is needed for, and the image labels that do not come from XML."""
+
+    devkit: Devkit
+    classes: tuple[str, ...]
+    images: frozenset[str]
+    masks: frozenset[str]
+    object_masks: frozenset[str]
+    labels: frozenset[str]
+    mask_dir: Path | None = None
+    label_table: dict[str, ImageNames] | None = None
+
+
+def find_problems(
+    devkit: Devkit,
+    classes: Sequence[str],
+    image_ids: Iterable[str],
+    mask_ids: Iterable[str] = (),
+    object_mask_ids: Iterable[str] = (),
+    label_ids: Iterable[str] = (),
+    cls_labels: Path | None = None,
+    mask_dir: Path | None = None,
+) -> list[str]:
+    """Check every file that a run will read; each picture is decoded once, in threads.
+
+    Args:
+        devkit: where the data should be.
+        classes: names of the C foreground classes.
+        image_ids: ids whose picture is needed.
+        mask_ids: ids whose label map (values 0..C and 255, size of the picture) is needed.
+        object_mask_ids: ids whose SegmentationObject map is needed.
+        label_ids: ids whose image labels are needed.
+        cls_labels: CSV or JSON file used instead of Annotations.
+        mask_dir: folder with ID.png used instead of the devkit's masks.
+
+    Returns:
+        Problems as `kind: what and where`, none if all is well.
+    """
+    if not devkit.root.is_dir():
+        return [_missing_root(devkit.root)]
+    needed = {
+        "images": tuple(image_ids),
+        "masks": tuple(mask_ids),
+        "object_masks": tuple(object_mask_ids),
+        "labels": tuple(label_ids),
+    }
+    table, problems = _read_label_table(cls_labels if needed["labels"] else None)
+    missing = _missing_folders(devkit, needed, cls_labels is not None, mask_dir)
+    if missing:
+        problems += [text + _inner_root_hint(devkit.root) for text in missing.values()]
+    # One line says that a folder is missing, not one line for every file that should be in it.
+    unusable = set(missing) | ({"labels"} if cls_labels is not None and table is None else set())
+    wanted = {part: frozenset(() if part in unusable else needed[part]) for part in needed}
+    purposes = Purposes(devkit, tuple(classes), **wanted, mask_dir=mask_dir, label_table=table)
+    every_id = tuple(dict.fromkeys(itertools.chain.from_iterable(needed.values())))
+    return problems + _check_all(every_id, purposes)
+
+
+def require_no_problems(problems: Sequence[str]) -> None:
+    """Refuse to go on with bad data.
+
+    Raises:
+        UserError: there are problems; the message counts them by kind and shows the first few.
+    """
+    if not problems:
+        return
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for problem in problems:
+        kind, _, detail = problem.partition(": ")
+        kinds[kind].append(detail)
+    shown = max(1, MAX_SHOWN // len(kinds))
+    numbers = itertools.count(1)
+    lines = [f"The data has {len(problems)} problem{'s' if len(problems) > 1 else ''}:"]
+    for kind, details in kinds.items():
+        lines.append(f"{kind} ({len(details)}):")
+        lines += [f"  {next(numbers)}. {detail}" for detail in details[:shown]]
+        if len(details) > shown:
+            lines.append(f"  .. and {len(details) - shown} more")
+    raise UserError("\n".join(lines))
+
+
+def _read_label_table(path: Path | None) -> tuple[dict[str, ImageNames] | None, list[str]]:
+    try:
+        return (None if path is None else read_cls_labels(path)), []
+    except UserError as error:
+        return None, [f"unusable image labels: {error}"]
+
+
+def _missing_folders(
+    devkit: Devkit, needed: Mapping[str, Sequence[str]], own_labels: bool, mask_dir: Path | None
+) -> dict[str, str]:
+    """Purpose -> problem, for every purpose that lacks its folder altogether."""
+    root = devkit.root
+    masks = (root / MASK_FOLDER, root / AUG_MASK_FOLDER) if mask_dir is None else (mask_dir,)
+    folders = {
+        "images": (root / IMAGE_FOLDER,),
+        "masks": masks,
+        "object_masks": (root / OBJECT_MASK_FOLDER,),
+        "labels": () if own_labels else (root / ANNOTATION_FOLDER,),
+    }
+    return {
+        purpose: f"missing folder: {' or '.join(map(str, candidates))} is needed for "
+        f"{len(needed[purpose])} ids but does not exist"
+        for purpose, candidates in folders.items()
+        if needed[purpose] and candidates and not any(folder.is_dir() for folder in candidates)
+    }
+
+
+def _missing_root(root: Path) -> str:
+    return (
+        f"missing folder: {root} (--voc12_root) does not exist; it must hold {IMAGE_FOLDER}/ID.jpg "
+        f"and, as needed, {ANNOTATION_FOLDER}/ID.xml, {MASK_FOLDER}/ID.png, "
+        f"{OBJECT_MASK_FOLDER}/ID.png and {LIST_FOLDER}/*.txt"
+    )
+
+
+def _inner_root_hint(root: Path) -> str:
+    """Whoever names VOCdevkit means the folder VOC2012 in it."""
+    for inner in sorted(root.glob(f"*/{IMAGE_FOLDER}")) + sorted(root.glob(f"*/*/{IMAGE_FOLDER}")):
+        return f"; did you mean --voc12_root {inner.parent}?"
+    return ""
+
+
+def _check_all(ids: Sequence[str], purposes: Purposes) -> list[str]:
+    workers = min(MAX_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        found = pool.map(lambda image_id: _check_id(image_id, purposes), ids)
+        return [p for part in progress(found, "checking the data", total=len(ids)) for p in part]
+
+
+def _check_id(image_id: str, purposes: Purposes) -> list[str]:
+    devkit = purposes.devkit
+    path = devkit.image_path(image_id)
+    size, problems = _check_picture(image_id, path, decode=image_id in purposes.images)
+    if image_id in purposes.masks:
+        mask = _mask_path(image_id, purposes)
+        problems += _check_mask(image_id, mask, (path, size), len(purposes.classes))
+    if image_id in purposes.object_masks:
+        mask = devkit.object_mask_path(image_id)
+        problems += _check_mask(image_id, mask, (path, size), None)
+    if image_id in purposes.labels:
+        problems += _check_labels(image_id, purposes)
+    return problems
+
+
+def _check_picture(image_id: str, path: Path, decode: bool) -> tuple[Size | None, list[str]]:
+    """Size of the picture if it can be told; without `decode` nothing is a problem."""
+    try:
+        with opened_image(path) as image:
+            if decode:
+                image.load()
+            return image.size, []
+    except UserError as error:
+        if not decode:
+            return None, []
+        if path.is_file():
+            return None, [f"unreadable picture: {error}"]
+        hint = "; list ids without suffix" if image_id.endswith(IMAGE_SUFFIXES) else ""
+        return None, [f"missing picture: {image_id!r} has no {path} (nor .jpeg or .png){hint}"]
+
+
+def _mask_path(image_id: str, purposes: Purposes) -> Path:
+    """The label map, or where it would be expected first."""
+    if purposes.mask_dir is not None:
+        return purposes.mask_dir / f"{image_id}.png"
+    first = purposes.devkit.root / MASK_FOLDER / f"{image_id}.png"
+    return purposes.devkit.mask_path(image_id) or first
+
+
+def _check_mask(
+    image_id: str, path: Path, picture: tuple[Path, Size | None], num_classes: int | None
+) -> list[str]:
+    """Problems of a map of classes, or of objects if `num_classes` is None."""
+    if not path.is_file():
+        other = f" (nor {AUG_MASK_FOLDER})" if path.parent.name == MASK_FOLDER else ""
+        return [f"missing mask: {image_id!r} has no {path}{other}"]
+    try:
+        label = read_label(path)
+    except UserError as error:
+        return [f"unusable mask: {error}"]
+    problems = []
+    picture_path, size = picture
+    height, width = label.shape
+    if size is not None and size != (width, height):
+        problems.append(
+            f"mask of another size: {path} is {width}x{height}, {picture_path} is "
+            f"{size[0]}x{size[1]}{_rotation_note(picture_path)}"
+        )
+    wrong = [] if num_classes is None else _values_outside(label, num_classes)
+    if wrong:
+        problems.append(
+            f"mask with other values: {path} holds {', '.join(map(str, wrong))}; allowed are "
+            f"0..{num_classes} and {IGNORE_LABEL}"
+        )
+    return problems
+
+
+def _values_outside(label: np.ndarray, num_classes: int) -> list[int]:
+    present = np.bincount(label.ravel(), minlength=LABEL_VALUES) > 0
+    present[: num_classes + 1] = False
+    present[IGNORE_LABEL] = False
+    return np.flatnonzero(present).tolist()
+
+
+def _rotation_note(picture_path: Path) -> str:
+    with opened_image(picture_path) as image:
+        upright = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) == UPRIGHT
+    return "" if upright else " as stored (its EXIF rotation is ignored: save it upright)"
+
+
+def _check_labels(image_id: str, purposes: Purposes) -> list[str]:
+    annotation = purposes.devkit.annotation_path(image_id)
+    try:
+        if purposes.label_table is None:
+            entry, where = read_annotation(annotation), f"no {annotation}"
+        else:
+            entry, where = purposes.label_table.get(image_id), "no entry in --cls_labels"
+        if entry is None:
+            return [f"missing image label: {image_id!r} has {where}"]
+        check_names(entry, purposes.classes)
+    except UserError as error:
+        return [f"unusable image label: {error}"]
+    return []

@@ -1,0 +1,81 @@
+"""The data a run works on: devkit, class names, lists and image labels behind the options."""
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from voc12.devkit import Devkit
+from voc12.labels import load_classes, load_image_labels
+from voc12.lists import IdList, resolve_list
+from voc12.synthetic import RECORD_NAME as SYNTHETIC_RECORD
+
+NO_LIST = "none"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Everything about the data that the options name.
+
+    Attributes:
+        devkit: the folder with pictures, masks and annotations.
+        classes: foreground class names, in label order.
+        cls_labels: file with image labels that replaces the XML annotations.
+        cache_dir: where derived lists and parsed annotations are kept.
+        expect_standard: lists called train, val or train_aug should be VOC's; others are warned of.
+    """
+
+    devkit: Devkit
+    classes: tuple[str, ...]
+    cls_labels: Path | None = None
+    cache_dir: Path | None = None
+    expect_standard: bool = True
+    _lists: dict[str, IdList] = field(default_factory=dict, compare=False, repr=False)
+
+    def id_list(self, name: str) -> IdList:
+        """Resolve a list by file or name, once; `none` is an empty list."""
+        if name == NO_LIST:
+            return IdList(NO_LIST, (), "no list")
+        if name not in self._lists:
+            self._lists[name] = resolve_list(
+                name, self.devkit.root, self.cache_dir, expect_standard=self.expect_standard
+            )
+        return self._lists[name]
+
+    def ids_of(self, *names: str) -> tuple[str, ...]:
+        """Ids of several lists, each once, in order."""
+        return tuple(dict.fromkeys(i for name in names for i in self.id_list(name).ids))
+
+    def image_labels(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Multi-hot (C,) float32 vector of every id."""
+        return load_image_labels(
+            ids, self.devkit.root, self.classes, self.cls_labels, self.cache_dir
+        )
+
+    def fingerprint(self, ids: Sequence[str]) -> str:
+        """Hash over ids, image labels and picture sizes in bytes: tells data sets apart quickly."""
+        labels = self.image_labels(ids)
+        digest = hashlib.sha256()
+        for image_id in sorted(ids):
+            size = self.devkit.image_path(image_id).stat().st_size
+            digest.update(f"{image_id}\t{size}\t{labels[image_id].astype(int).tolist()}\n".encode())
+        return digest.hexdigest()
+
+
+def open_source(args: argparse.Namespace) -> DataSource:
+    """The data source of a run; remembered in `args`, so lists and labels are read once."""
+    source = getattr(args, "data_source", None)
+    if source is None:
+        root = Path(args.voc12_root)
+        source = DataSource(
+            Devkit(root),
+            load_classes(Path(args.classes) if args.classes else None),
+            Path(args.cls_labels) if args.cls_labels else None,
+            args.cache_dir,
+            expect_standard=args.classes is None and not (root / SYNTHETIC_RECORD).is_file(),
+        )
+        args.data_source = source
+    return source

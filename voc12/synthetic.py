@@ -1,0 +1,191 @@
+"""A small made-up data set in the folder layout of the PASCAL VOC devkit.
+
+It stands in for VOC in tests, samples and tuning: six VOC classes drawn as textured objects on
+cluttered backgrounds, with exact masks. Everything follows from the parameters and the seed.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from misc.errors import UserError
+from misc.files import read_json, write_json
+from misc.maps_io import voc_palette
+from voc12.labels import VOC_CLASSES
+from voc12.synthetic_scenes import Scene, SizeRange, paint_scene, plan_classes
+from voc12.synthetic_shapes import Array
+
+VERSION = 1
+"""Goes up whenever the drawing changes, so that older folders are built again."""
+RECORD_NAME = "synthetic.json"
+BOUNDARY = 255
+JPEG_QUALITY = 92
+DEFAULT_SIZE_RANGE: SizeRange = ((144, 176), (176, 224))
+LIST_FOLDER = Path("ImageSets", "Segmentation")
+PICTURE_FOLDERS = {
+    "JPEGImages": ".jpg",
+    "Annotations": ".xml",
+    "SegmentationClass": ".png",
+    "SegmentationObject": ".png",
+}
+
+
+def _with_boundary(instances: Array, labels: Array) -> Array:
+    """Relabels instances by `labels` and puts 255 on the pixels that touch another region."""
+    ring = np.zeros(instances.shape, dtype=bool)
+    for number in range(1, int(instances.max()) + 1):
+        mask = instances == number
+        ring |= ndimage.binary_dilation(mask) & ~mask
+    return np.where(ring, BOUNDARY, labels[instances]).astype(np.uint8)
+
+
+def _write_palette_png(path: Path, label: Array) -> None:
+    picture = Image.fromarray(label, mode="P")
+    picture.putpalette(voc_palette().ravel().tolist())
+    picture.save(path)
+
+
+def _annotation(name: str, scene: Scene, objects: Array) -> bytes:
+    """Returns the XML text of one picture; boxes are 1-based and hold both end pixels."""
+    height, width = objects.shape
+    root = ElementTree.Element("annotation")
+
+    def add(parent: ElementTree.Element, tag: str, value: object = None) -> ElementTree.Element:
+        child = ElementTree.SubElement(parent, tag)
+        child.text = None if value is None else str(value)
+        return child
+
+    add(root, "folder", "VOC2012")
+    add(root, "filename", f"{name}.jpg")
+    size = add(root, "size")
+    for tag, value in (("width", width), ("height", height), ("depth", 3)):
+        add(size, tag, value)
+    add(root, "segmented", 1)
+    for number, class_name in enumerate(scene.classes, start=1):
+        rows, columns = np.nonzero(objects == number)
+        box = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
+        truncated = box[0] == 1 or box[1] == 1 or box[2] == width or box[3] == height
+        item = add(root, "object")
+        for tag, value in (
+            ("name", class_name),
+            ("pose", "Unspecified"),
+            ("truncated", int(truncated)),
+            ("difficult", 0),
+        ):
+            add(item, tag, value)
+        corners = add(item, "bndbox")
+        for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):
+            add(corners, tag, value)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root)
+
+
+def _write_scene(root: Path, name: str, scene: Scene) -> None:
+    Image.fromarray(scene.image).save(root / "JPEGImages" / f"{name}.jpg", quality=JPEG_QUALITY)
+    class_values = [0] + [VOC_CLASSES.index(class_name) + 1 for class_name in scene.classes]
+    labels = _with_boundary(scene.instances, np.array(class_values))
+    objects = _with_boundary(scene.instances, np.arange(len(class_values)))
+    _write_palette_png(root / "SegmentationClass" / f"{name}.png", labels)
+    _write_palette_png(root / "SegmentationObject" / f"{name}.png", objects)
+    (root / "Annotations" / f"{name}.xml").write_bytes(_annotation(name, scene, objects))
+
+
+def _split_ids(num_train: int, num_val: int) -> dict[str, list[str]]:
+    names = [f"sample_{number:06d}" for number in range(1, num_train + num_val + 1)]
+    return {"train": names[:num_train], "val": names[num_train:], "trainval": names}
+
+
+def _expected_files(splits: dict[str, list[str]]) -> list[Path]:
+    lists = [LIST_FOLDER / f"{split}.txt" for split in splits]
+    pictures = [
+        Path(folder, name + suffix)
+        for folder, suffix in PICTURE_FOLDERS.items()
+        for name in splits["trainval"]
+    ]
+    return lists + pictures
+
+
+def _is_complete(root: Path, parameters: dict[str, Any], splits: dict[str, list[str]]) -> bool:
+    record = root / RECORD_NAME
+    if not record.is_file() or read_json(record) != parameters:
+        return False
+    files = [root / relative for relative in _expected_files(splits)]
+    return all(path.is_file() and path.stat().st_size > 0 for path in files)
+
+
+def _require_replaceable(root: Path) -> None:
+    """Refuses to touch a folder that this module did not make."""
+    if not root.exists() or (root / RECORD_NAME).is_file():
+        return
+    if not root.is_dir() or any(root.iterdir()):
+        raise UserError(
+            f"{root} exists and is no synthetic data set (it has no {RECORD_NAME}): "
+            "name another folder or remove it"
+        )
+
+
+def _fill(root: Path, splits: dict[str, list[str]], size_range: SizeRange, seed: int) -> None:
+    """Writes lists and pictures; every picture has its own random stream."""
+    for folder in [*PICTURE_FOLDERS, LIST_FOLDER]:
+        (root / folder).mkdir(parents=True)
+    for split, names in splits.items():
+        text = "".join(f"{name}\n" for name in names)
+        (root / LIST_FOLDER / f"{split}.txt").write_text(text, encoding="utf-8")
+    for part, split in enumerate(("train", "val")):
+        plan = plan_classes(len(splits[split]), np.random.default_rng([seed, part]))
+        for index, (name, classes) in enumerate(zip(splits[split], plan, strict=True)):
+            rng = np.random.default_rng([seed, part, index])
+            _write_scene(root, name, paint_scene(classes, size_range, rng))
+
+
+def build(
+    root: Path,
+    num_train: int = 96,
+    num_val: int = 32,
+    size_range: SizeRange = DEFAULT_SIZE_RANGE,
+    seed: int = 0,
+) -> Path:
+    """Builds the data set at `root`, unless it is there already.
+
+    The pictures are made in a sibling folder that takes the place of `root` when all are written,
+    so that a killed build leaves no half-filled `root`. One process at a time may build a `root`.
+
+    Args:
+        root: folder to create, laid out as VOCdevkit/VOC2012.
+        num_train: pictures in the list `train`.
+        num_val: pictures in the list `val`; `trainval` holds both.
+        size_range: ((lowest, highest) height, (lowest, highest) width), both ends included.
+        seed: every picture follows from it and from the other parameters.
+
+    Returns:
+        `root` as a Path.
+
+    Raises:
+        UserError: `root` holds something else, or the sizes are too small for the objects.
+    """
+    root = Path(root)
+    splits = _split_ids(num_train, num_val)
+    parameters = {
+        "version": VERSION,
+        "num_train": num_train,
+        "num_val": num_val,
+        "size_range": [list(bounds) for bounds in size_range],
+        "seed": seed,
+    }
+    if _is_complete(root, parameters, splits):
+        return root
+    _require_replaceable(root)
+    unfinished = root.with_name(f".{root.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    _fill(unfinished, splits, size_range, seed)
+    write_json(unfinished / RECORD_NAME, parameters)
+    if root.exists():
+        shutil.rmtree(root)
+    unfinished.rename(root)
+    return root
