@@ -1,4 +1,4 @@
-"""From the networks' coarse maps of several scales to the CAMs that are stored (spec: section 4)."""
+"""From the coarse maps of several scales to the CAMs that are stored."""
 
 from collections.abc import Sequence
 

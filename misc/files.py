@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -51,5 +50,5 @@ def read_json(path: Path | str) -> Any:
 
 def sha256_file(path: Path | str) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as stream:
+    with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

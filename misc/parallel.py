@@ -54,5 +54,5 @@ def map_pictures(
                 f"try fewer than {workers} workers."
             ) from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
     return [future.result() for future in futures]

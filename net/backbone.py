@@ -208,8 +208,8 @@ def _load_resnet(backbone: ResNetBackbone, state: dict[str, Tensor], source: str
     ]
     if wrong:
         raise UserError(
-            f"{source} does not hold the weights of this ResNet: {len(wrong)} of {len(own)} tensors "
-            f"are missing or of another shape, the first is {wrong[0]}."
+            f"{source} does not hold the weights of this ResNet: {len(wrong)} of {len(own)} "
+            f"tensors are missing or of another shape, the first is {wrong[0]}."
         )
     backbone.load_state_dict({k: v for k, v in stripped.items() if k in own}, strict=False)
 
@@ -228,8 +228,8 @@ def _timm_features(name: str, init: str, weights: str | None, option: str) -> nn
         )
     except (OSError, ConnectionError) as error:
         raise UserError(
-            f"the ImageNet weights of {name} could not be downloaded ({type(error).__name__}); name a "
-            f"local file with {option} or start from --init random."
+            f"the ImageNet weights of {name} could not be downloaded ({type(error).__name__}); "
+            f"name a local file with {option} or start from --init random."
         ) from None
     except (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
         raise UserError(f"{name} has no feature maps down to stride 16 in timm: {error}.") from None

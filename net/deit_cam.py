@@ -22,7 +22,8 @@ class DeitCam(nn.Module):
         vit: timm ViT for `tile_size` inputs.
         num_classes: number of foreground classes C.
         num_passes: how often the blocks are run; published 3.
-        tile_stride: pixels between tiles, a multiple of the patch that divides the tile; published 112.
+        tile_stride: pixels between tiles, divides the tile and is a multiple of the patch;
+            published 112.
     """
 
     def __init__(

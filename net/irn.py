@@ -126,10 +126,10 @@ class IRNet(nn.Module):
 
     @torch.no_grad()
     def edge_displacement(self, image: Tensor, min_input: int = MIN_INPUT) -> tuple[Tensor, Tensor]:
-        """Boundary probabilities and displacements of one picture and its mirror image.
+        """Boundary probabilities and displacements of one picture.
 
         The picture is zero-padded to `min_input`, as published; a larger one is padded to the next
-        multiple of 16 and never cropped. (Group norm sees the padding, so it is part of the result.)
+        multiple of 16 and never cropped. Group norm sees the padding: it is part of the result.
 
         Args:
             image: normalised (3, h, w).

@@ -1,4 +1,4 @@
-"""Training losses of the CAM branches and of IRNet (spec: method, section 3)."""
+"""Training losses of the CAM branches and of IRNet (CRT, section 3; IRNet, section 4)."""
 
 from typing import NamedTuple
 
@@ -107,5 +107,5 @@ def _mean(weight: Tensor, value: Tensor, per_item: int = 1) -> Tensor:
 
 
 def pair_displacement(displacement: Tensor, paths: PathIndex) -> Tensor:
-    """Displacement of the source minus that of the destination: (B, 2, h, w) to (B, 2, pairs, sources)."""
+    """Source minus destination displacement: (B, 2, h, w) to (B, 2, pairs, sources)."""
     return paths.sources(displacement)[:, :, None] - paths.destinations(displacement)

@@ -70,8 +70,8 @@ def fetch(weights: WeightFile, option: str) -> dict[str, Tensor]:
     digest = sha256_file(path)
     if not digest.startswith(weights.hash_prefix):
         raise UserError(
-            f"{path} has SHA-256 {digest[:8]}..., expected {weights.hash_prefix}...: it is damaged or "
-            "another file; remove it to download it again."
+            f"{path} has SHA-256 {digest[:8]}..., expected {weights.hash_prefix}...: it is damaged "
+            "or another file; remove it to download it again."
         )
     return state_dict_of(load_checkpoint(path))
 

@@ -8,14 +8,13 @@ any device.
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Windows of side `tile` every `stride`, covering `height` x `width` exactly (same unit for all)."""
+    """Windows of side `tile` every `stride` that cover `height` x `width` exactly, in one unit."""
 
     height: int
     width: int
@@ -90,7 +89,8 @@ def merge_tiles(maps: Tensor, grid: TileGrid) -> Tensor:
     """Average windows back, the inverse of `cut_tiles` for windows that agree.
 
     Args:
-        maps: (T * B, C, tile, tile) in the order of `cut_tiles`; `grid` in the unit of the maps.
+        maps: (T * B, C, tile, tile) in the order of `cut_tiles`.
+        grid: the windows in the unit of the maps.
 
     Returns:
         (B, C, H, W): the mean over the windows that cover each position.

@@ -54,8 +54,8 @@ def build_vit(
             vit = timm.create_model(name, pretrained=init == "pretrained", **options)
     except (OSError, ConnectionError) as error:
         raise UserError(
-            f"the ImageNet weights of {name} could not be downloaded ({type(error).__name__}); name a "
-            "local file with --vit_weights or start from --init random."
+            f"the ImageNet weights of {name} could not be downloaded ({type(error).__name__}); "
+            "name a local file with --vit_weights or start from --init random."
         ) from None
     except (TypeError, AssertionError, RuntimeError) as error:
         raise UserError(
@@ -125,7 +125,7 @@ def record_cls_rows(vit: VisionTransformer) -> Iterator[ClsRows]:
 
 
 def _cls_row(attention: nn.Module, qkv: Tensor) -> Tensor:
-    """Head-averaged attention of token 0 to all tokens, (B, N), from the projected qkv (B, N, 3 D)."""
+    """Head-averaged attention of token 0 to all tokens: projected qkv (B, N, 3 D) to (B, N)."""
     batch, tokens, _ = qkv.shape
     heads = qkv.reshape(batch, tokens, 3, attention.num_heads, -1)  # (B, N, 3, heads, d)
     query = attention.q_norm(heads[:, :1, 0].transpose(1, 2))  # (B, heads, 1, d)

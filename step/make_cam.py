@@ -110,7 +110,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         name = item["name"]
         with autocast(device, args.precision):
             cam, high_res = picture_cams(
-                branches, images, item["size"], keys[name], args.cam_fusion, args.cam_tile_batch
+                branches,
+                images,
+                tuple(item["size"]),
+                keys[name],
+                args.cam_fusion,
+                args.cam_tile_batch,
             )
         path = args.cam_out_dir / f"{name}{SUFFIX}"
         save_cam(path, keys[name], cam.cpu().numpy(), high_res.cpu().numpy())

@@ -74,7 +74,7 @@ def infer(args: argparse.Namespace, ids: list[str], description: str) -> Iterato
             edge, displacement = model.edge_displacement(image, args.irn_min_input)
         maps = load_cam(args.cam_out_dir / f"{item['name']}.npz")
         cam = torch.from_numpy(maps.cam).to(device)
-        yield Inference(item["name"], item["size"], maps, cam, edge, displacement)
+        yield Inference(item["name"], tuple(item["size"]), maps, cam, edge, displacement)
 
 
 def write_edge(path: Path, edge: Tensor) -> None:

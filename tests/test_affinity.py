@@ -95,14 +95,14 @@ def test_pair_label_sums_equal_the_published_ones(golden):
 
 
 def test_pair_labels_by_hand():
-    label = torch.tensor([[[0, 0, 1, 1, 2, 255, 3, 3]]], dtype=torch.uint8)
+    label = torch.tensor([[[0, 0, 1, 1, 2, 3, 2, 255]]], dtype=torch.uint8)
     paths = PathIndex(2)
     right = paths.search_dst.tolist().index([0, 1])
     label = torch.cat([label, torch.full_like(label, 255)], dim=1)
     background, foreground, negative = (
         mask[0, right].tolist() for mask in pair_labels(label, paths, num_classes=2)
     )
-    # Sources are columns 1..6 of row 0; class 3 is beyond num_classes and so ignored like 255.
+    # Sources are columns 1..6 of row 0; class 3 is beyond num_classes, so ignored like 255.
     assert background == [0, 0, 0, 0, 0, 0]
     assert foreground == [0, 1, 0, 0, 0, 0]
     assert negative == [1, 0, 1, 0, 0, 0]

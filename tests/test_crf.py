@@ -57,7 +57,8 @@ def test_probabilities_equal_a_direct_call(golden):
     settings = CrfParameters(0.7, 1, 3, 67, 3, 4, 10)
     probabilities = np.random.default_rng(0).dirichlet([0.05] * 4, image.shape[:2])
     probabilities = np.moveaxis(probabilities, -1, 0).astype(np.float32)
-    expected = direct_crf(image, unary_from_softmax(probabilities), settings)
+    energy = np.ascontiguousarray(unary_from_softmax(probabilities))
+    expected = direct_crf(image, energy, settings)
     refined = DenseCrf(image, 4, settings).refine_probabilities(probabilities)
     assert refined.dtype == np.float32
     np.testing.assert_array_equal(refined, expected)

@@ -74,15 +74,15 @@ def test_gpu_index(monkeypatch: pytest.MonkeyPatch) -> None:
         select_device("cuda:2")
 
 
-PICTURES = [(np.array([[i % 3, 1]]), np.array([[1, i % 2]])) for i in range(5)]
+PICTURES = [(np.array([[i % 3, 1]]), np.array([[1, i % 2]]), i / 10) for i in range(5)]
 
 
 def _score(pictures: list) -> tuple[ConfusionMatrix, InstanceAveragePrecision]:
     confusion, instances = ConfusionMatrix(3), InstanceAveragePrecision(1)
-    for score, (prediction, truth) in enumerate(pictures):
+    for prediction, truth, score in pictures:
         confusion.update(prediction, truth)
         masks, zero = prediction[None] == 1, np.zeros(1, int)
-        instances.update(masks, zero, np.array([float(score)]), truth[None] == 1, zero)
+        instances.update(masks, zero, np.array([score]), truth[None] == 1, zero)
     return confusion, instances
 
 
@@ -96,7 +96,7 @@ def _worker(index: int, port: int, folder: str) -> None:
     instances.reduce()
     barrier()
     np.save(Path(folder) / f"counts{index}.npy", confusion.counts)
-    np.save(Path(folder) / f"positives{index}.npy", instances._positives)
+    np.save(Path(folder) / f"ap{index}.npy", instances.compute())
     torch.distributed.destroy_process_group()
 
 
@@ -108,4 +108,5 @@ def test_two_processes_sum_to_the_single_process(tmp_path: Path) -> None:
     confusion, instances = _score(PICTURES)
     for index in range(2):
         assert np.array_equal(np.load(tmp_path / f"counts{index}.npy"), confusion.counts)
-        assert np.array_equal(np.load(tmp_path / f"positives{index}.npy"), instances._positives)
+        assert np.array_equal(np.load(tmp_path / f"ap{index}.npy"), instances.compute())
+    assert 0 < instances.compute()[0] < 1

@@ -134,3 +134,15 @@ def test_two_instances_of_one_class_are_told_apart():
     assert found.mask[0, :, :40].all()
     assert found.mask[1, :, 56:].all()
     assert (found.mask.sum(0) == 1).all()
+
+
+def test_fragments_below_one_percent_of_the_picture_score_zero():
+    """Spots of 1 and 3x3 map points cover about 20 and 120 of 4608 pixels."""
+    cam = torch.zeros(1, 12, 24)
+    cam[0, 2, 3] = 1
+    cam[0, 6:9, 15:18] = 1
+    found = instances_from_maps(
+        cam, torch.zeros(1, 12, 24), np.zeros((2, 12, 24)), [0], (48, 96), 0.25, radius=1
+    )
+    assert found.score.tolist() == [0, 1]
+    assert found.mask[0].sum() < 46 < found.mask[1].sum()

@@ -119,7 +119,9 @@ def test_cache_serves_unchanged_and_notices_changed_annotations(
 def test_cache_does_not_mix_class_lists_roots_or_deleted_files(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     path = annotate(tmp_path / "one", "a", "cat")
-    annotate(tmp_path / "two", "a", "dog")
+    other = annotate(tmp_path / "two", "a", "dog")
+    for annotation in (path, other):  # which are of the same size as well
+        os.utime(annotation, ns=(1, 1))
     assert labels_of(tmp_path / "one", "a", cache_dir=cache) == {"a": [1, 0, 0]}
     assert labels_of(tmp_path / "two", "a", cache_dir=cache) == {"a": [0, 1, 0]}
     swapped = load_image_labels(["a"], tmp_path / "one", ("ship", "cat"), None, cache)

@@ -49,6 +49,12 @@ def test_names_are_looked_up_in_the_devkit(
     assert (tmp_path / "cache/train.txt").read_text() == "a\nb\n"
 
 
+def test_list_names_may_have_dots(devkit_root: Path) -> None:
+    write_lines(devkit_root / "ImageSets/Segmentation/split.v2.txt", "d")
+    assert resolve_list("split.v2", devkit_root).name == "split.v2"
+    assert resolve_list("split.v2.txt", devkit_root).ids == ("d",)
+
+
 def test_falling_back_from_a_path_to_its_name_is_said(devkit_root: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"typo/train\.txt does not exist; using .*VOC2012"):
         resolve_list(tmp_path / "typo/train.txt", devkit_root)

@@ -43,7 +43,7 @@ def test_results_come_in_the_order_of_the_items(num_workers):
 
 @pytest.mark.parametrize("num_workers", SOME)
 def test_the_exception_of_a_picture_arrives_as_it_is(num_workers):
-    with pytest.raises(UserError, match="^picture 3 is broken.$"):
+    with pytest.raises(UserError, match=r"^picture 3 is broken\.$"):
         map_pictures(fail_at_three, range(8), num_workers, "failing")
 
 

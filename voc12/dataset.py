@@ -152,7 +152,8 @@ class MultiScaleDataset(DevkitDataset):
         scales: factors of the picture size.
 
     Items:
-        name (str), size (h, w) of the picture, images: for each scale (3, h_s, w_s) float32.
+        name (str), size (h, w) of the picture (a list of two behind a DataLoader), images: for each
+        scale (3, h_s, w_s) float32.
     """
 
     def __init__(self, devkit: Devkit, ids: Sequence[str], scales: Sequence[float]) -> None:
