@@ -17,7 +17,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from misc.errors import UserError
-from misc.options import SAMPLE_FOLDER, STEP_NAMES, parse_args, selected_steps, switch_name
+from misc.options import (
+    SAMPLE_FOLDER,
+    SAMPLE_PICTURES,
+    STEP_NAMES,
+    parse_args,
+    selected_steps,
+    switch_name,
+)
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -30,12 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse_args(argv)
         run_pipeline(args)
     except UserError as error:
-        print(f"run_sample.py: {error}", file=sys.stderr)
+        print(f"run_sample.py: {_sentence(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("run_sample.py: interrupted; the same command goes on from here.", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _sentence(error: UserError) -> str:
+    """The message of an error; processes that load data wrap a traceback around it."""
+    return str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].strip()
 
 
 def run_pipeline(args: Namespace) -> dict[str, Any]:
@@ -47,8 +59,12 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     from misc.distributed import join_processes, select_device
     from misc.progress import log, set_log_file
     from misc.report import Report
+    from voc12.needs import INFER_LIST_STEPS
 
-    set_log_file(args.work_dir / f"{args.log_name}.log")
+    try:
+        set_log_file(args.work_dir / f"{args.log_name}.log")
+    except OSError as error:
+        raise UserError(f"--work_dir {args.work_dir} cannot be written: {error}.") from None
     warnings.showwarning = lambda message, *_: log(f"warning: {message}")
     join_processes(select_device(args.device))
     prepare_data(args)
@@ -58,10 +74,10 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
         title = f"[{number}/{len(STEP_NAMES)}] {name}"
         if name in steps:
             run_step(name, title, args, report)
-        elif args.steps is None and args.from_step is None:
+        elif args.steps is None and not getattr(args, switch_name(name)):
             log(f"{title}: off (--{switch_name(name)})")
     report.log_table()
-    if args.figure_num:
+    if args.figure_num and INFER_LIST_STEPS.intersection(steps):
         from step import make_figure
 
         make_figure.run(args)
@@ -77,7 +93,7 @@ def prepare_data(args: Namespace) -> None:
         from misc.progress import log
         from voc12 import synthetic
 
-        args.voc12_root = synthetic.build(args.work_dir / SAMPLE_FOLDER)
+        args.voc12_root = synthetic.build(args.work_dir / SAMPLE_FOLDER, **SAMPLE_PICTURES)
         log(f"the built-in sample is in {args.voc12_root}")
     args.voc12_root = Path(args.voc12_root).expanduser().resolve()
     args.class_names = open_source(args).classes
@@ -90,6 +106,7 @@ def preflight(args: Namespace) -> tuple[str, ...]:
     Raises:
         UserError: lists all problems at once.
     """
+    from misc.lineage import require_scored
     from voc12.needs import check_needs, without_ground_truth
 
     steps = selected_steps(args)
@@ -97,6 +114,7 @@ def preflight(args: Namespace) -> tuple[str, ...]:
         raise UserError("no step is switched on; name some with --steps.")
     steps = without_ground_truth(args, steps)
     check_needs(args, steps)
+    require_scored(args, steps)
     return steps
 
 

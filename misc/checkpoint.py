@@ -40,10 +40,12 @@ class Resumed(NamedTuple):
 def save_checkpoint(path: Path | str, state: Mapping[str, Any]) -> None:
     """Write a dictionary of tensors, numbers, strings and containers of these.
 
-    The file is whole or absent, even when the process is killed.
+    The file is whole or absent, even when the process is killed. Equal states give equal bytes
+    (torch would put the temporary name into the file) and any file name will do (torch wants a
+    suffix): both are had by writing to a stream.
     """
-    with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        torch.save(dict(state), stream)
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:

@@ -11,15 +11,15 @@ import numpy as np
 from misc.errors import UserError
 from misc.metrics import ConfusionMatrix, SegmentationScores, nan_mean
 from misc.progress import log
-from voc12.lists import IdList, resolve_list
+from voc12.lists import IdList
+from voc12.source import open_source
 
 _PERCENT = 100.0
 
 
 def evaluation_list(args: argparse.Namespace) -> IdList:
     """The pictures that are scored: those of `--eval_list`."""
-    standard = args.classes is None  # VOC's own lists are meant
-    return resolve_list(args.eval_list, args.voc12_root, args.cache_dir, expect_standard=standard)
+    return open_source(args).id_list(args.eval_list)
 
 
 def describe(pictures: IdList) -> str:

@@ -6,13 +6,15 @@ workers and folders are not.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from misc.consistency import CAM_BACKBONE
 from misc.errors import UserError
 from misc.files import sha256_file
+from misc.progress import log
 from misc.provenance import Record, check_record, read_record
 from voc12.source import open_source
 
@@ -28,6 +30,7 @@ _CAM_TRAINING = (
     "cam_num_epoches",
     "cam_learning_rate",
     "deit_learning_rate",
+    "deit_optimiser",
     "cam_weight_decay",
     "momentum",
     "cam_lambda",
@@ -49,7 +52,9 @@ _IRN_TRAINING = (
     "seed",
 )
 _WALK = ("irn_backbone", "irn_min_input", "beta", "exp_times", "walk_radius", "precision")
-CAM_BACKBONE = "cam"  # value of --irn_backbone_weights
+
+
+_MISSING = "(missing)"
 
 
 def _arguments(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def _file_hash(path: Path | str | None) -> str:
         return "none"
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} does not exist; run the step that makes it or correct the option.")
+        return _MISSING  # differs from any record; what needs the file itself says so
     status = path.stat()
     return _hash_once(path, status.st_mtime_ns, status.st_size)
 
@@ -180,8 +185,24 @@ def require_input(
         raise UserError(
             f"{target} does not exist; run the step that makes it or correct the option."
         )
-    if read_record(target) is not None:
+    if read_record(target) is None:
+        log(f"{target} has no record of what made it and is used as it is.")
+    else:
         check_record(target, expected(args), args.force)
+
+
+def require_scored(args: argparse.Namespace, steps: Sequence[str]) -> None:
+    """Stop when a run would score outputs that something else made (see `check_record`).
+
+    Outputs that the run makes itself, or adds to, are checked by the steps that do so.
+    """
+    for score, make, folder, expected in (
+        ("eval_cam", "make_cam", args.cam_out_dir, cams),
+        ("eval_ins_seg", "make_ins_seg_labels", args.ins_seg_out_dir, instances),
+        ("eval_sem_seg", "make_sem_seg_labels", args.sem_seg_out_dir, pseudo_masks),
+    ):
+        if score in steps and make not in steps and folder.is_dir():
+            require_input(folder, expected, args)
 
 
 def require_ids(folder: Path, suffix: str, ids: tuple[str, ...], step: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from misc.errors import UserError
+from misc.consistency import require_consistent
 
 STEP_NAMES = (
     "train_cam",
@@ -43,15 +43,47 @@ _PATH_OPTIONS = (
 )
 
 SAMPLE_FOLDER = "sess/sample_voc12"  # where --preset demo builds its data, in --work_dir
+SAMPLE_PICTURES = {"num_train": 120, "num_val": 32}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     # The built-in sample on a laptop: small versions of the same networks, from random weights.
     "demo": {
         "init": "random",
+        "num_workers": 0,  # on two cores loader processes get in the way of the networks
         "train_list": "train",
         "val_list": "val",
         "infer_list": "train",
+        "cnn": "resnet10t",
+        "cnn_frozen_stages": 0,
+        "fixed_batchnorm": False,
+        "vit": "deit_tiny_patch16_224",
+        "vit_args": {"depth": 2, "embed_dim": 128, "num_heads": 2},
+        "tile_size": 128,
+        "tile_stride": 64,
+        "cam_crop_size": 128,
+        "cam_long_side": (112.0, 192.0),
+        "cam_batch_size": 8,
+        "cam_num_epoches": 24,
+        "cam_learning_rate": 0.06,
+        "deit_learning_rate": 3e-4,
+        "deit_optimiser": "adamw",
+        "momentum": 0.9,
+        "cam_lambda": 0.02,
+        "cam_scales": (1.0, 0.75, 1.5),
+        # Nothing trains the class token whose attention weighs the transformer's maps: without
+        # ImageNet weights that attention is noise, so the sample fuses with the CNN alone.
+        "cam_fusion": "cnn",
+        "irn_backbone": "resnet10t",
+        "irn_backbone_weights": "cam",
+        "irn_crop_size": 160,
+        "irn_batch_size": 8,
+        "irn_num_epoches": 4,
+        "irn_min_input": 16,
+        # Pictures a third the size of VOC's need a walk of fewer steps.
+        "exp_times": 5,
+        "sem_seg_bg_thres": 0.3,
+        "ins_seg_bg_thres": 0.3,
         "make_ins_seg_pass": True,
         "eval_ins_seg_pass": True,
     },
@@ -130,7 +162,10 @@ def positive_float(text: str) -> float:
 
 def number_list(text: str) -> tuple[float, ...]:
     """Parse `1.0,0.5,2.0`."""
-    return tuple(positive_float(part) for part in text.split(",") if part)
+    numbers = tuple(positive_float(part) for part in text.split(",") if part)
+    if not numbers:
+        raise argparse.ArgumentTypeError("give at least one number")
+    return numbers
 
 
 def step_list(text: str) -> tuple[str, ...]:
@@ -167,6 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
         usage="run_sample.py --voc12_root PATH [options] | --preset demo [options]",
         description="From image-level labels to pseudo masks: CRT in nine steps.",
         formatter_class=HelpFormatter,
+        allow_abbrev=False,  # an abbreviated --preset would not be seen by `parse_args`
     )
     for add in (_run, _data, _cam, _cam_networks, _irn, _random_walk, _outputs, _steps):
         add(parser)
@@ -254,6 +290,12 @@ def _cam(parser: argparse.ArgumentParser) -> None:
         "--deit_learning_rate",
         type=positive_float,
         help="of the transformer; head 10 x (default: --cam_learning_rate)",
+    )
+    group.add_argument(
+        "--deit_optimiser",
+        default="sgd",
+        choices=("sgd", "adamw"),
+        help="of the transformer: sgd as published; adamw where it starts from random weights",
     )
     group.add_argument("--cam_weight_decay", type=float, default=1e-4, help="L2 penalty")
     group.add_argument(
@@ -435,6 +477,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.voc12_root is None and preset != "demo":
         parser.error("--voc12_root is required (or try the built-in sample: --preset demo)")
+    require_consistent(args)
     return resolve_paths(args)
 
 
@@ -445,15 +488,6 @@ def resolve_paths(args: argparse.Namespace) -> argparse.Namespace:
         setattr(args, name, args.work_dir / Path(getattr(args, name)).expanduser())
     args.eval_list = args.eval_list or args.infer_list
     args.deit_learning_rate = args.deit_learning_rate or args.cam_learning_rate
-    if len(args.cam_long_side) != 2 or args.cam_long_side[0] > args.cam_long_side[1]:
-        raise UserError(
-            f"--cam_long_side {args.cam_long_side} is not LEAST,GREATEST; give for example 210,420."
-        )
-    if args.conf_bg_thres > args.conf_fg_thres:
-        raise UserError(
-            f"--conf_bg_thres {args.conf_bg_thres} is above --conf_fg_thres {args.conf_fg_thres}; "
-            "the confident background needs the lower background score."
-        )
     return args
 
 

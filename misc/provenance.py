@@ -137,8 +137,8 @@ def check_record(target: Path | str, expected: Record, force: bool = False) -> N
     elif differences:
         raise UserError(
             f"{target} was made by something else than the current arguments: "
-            f"{'; '.join(differences)}. Run step {expected.step} again with --overwrite, repeat "
-            "the arguments that made it, or use it as it is with --force."
+            f"{'; '.join(differences)}. Redo it with --from_step {expected.step} --overwrite, "
+            "repeat the arguments that made it, or use it as it is with --force."
         )
 
 
@@ -230,7 +230,8 @@ def _require_equal(
     elif differences:
         raise UserError(
             f"{what} does not come from the current arguments: {'; '.join(differences)}. Redo it "
-            f"with --overwrite, keep it with --force, or choose another {option}."
+            f"with --from_step {expected.step} --overwrite, keep it with --force, or choose "
+            f"another {option}."
         )
 
 

@@ -9,6 +9,7 @@ from misc.distributed import is_main_process, select_device
 from misc.files import write_json
 from misc.progress import log
 from misc.seed import run_facts
+from voc12.needs import SCORING_STEPS
 from voc12.source import open_source
 
 _NOT_ARGUMENTS = ("data_source",)
@@ -51,8 +52,12 @@ class Report:
         return {
             "seed_miou": seed.get("miou"),
             "mask_miou": mask.get("miou"),
-            "instance_ap50": instances.get("ap"),
-            "per_class": {"seed": seed.get("iou"), "mask": mask.get("iou")},
+            "instance_ap50": instances.get("ap50"),
+            "per_class": {
+                "seed": seed.get("iou"),
+                "mask": mask.get("iou"),
+                "instances": instances.get("ap"),
+            },
             "steps": self._results,
             "eval_list": self._eval_list(),
             "arguments": {name: _plain(value) for name, value in arguments.items()},
@@ -66,7 +71,9 @@ class Report:
     def _scores(self, step: str) -> dict[str, Any]:
         return self._results.get(step, {})
 
-    def _eval_list(self) -> dict[str, Any]:
+    def _eval_list(self) -> dict[str, Any] | None:
+        if not any(step in self._results for step in SCORING_STEPS):
+            return None  # the list may not even exist
         pictures = open_source(self.args).id_list(self.args.eval_list)
         return {"name": pictures.name, "source": pictures.source, "sha256": pictures.sha256}
 
@@ -91,7 +98,7 @@ class Report:
         log("  ".join([f"{'mean':<{width}}", *map(_cell, means)]))
         instances = self._scores("eval_ins_seg")
         if instances:
-            log(f"instance AP at IoU 0.5: {_cell(instances.get('ap')).strip()} %")
+            log(f"instance AP at IoU 0.5: {_cell(instances['ap50']).strip()} %")
 
 
 def _cell(value: float | None) -> str:

@@ -1,22 +1,60 @@
-"""SGD with a polynomially falling learning rate, as both CAM branches and IRNet are trained."""
+"""Optimisers with a polynomially falling learning rate, as all networks here are trained."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
+Params = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
-class PolySGD(torch.optim.SGD):
-    """SGD whose step k (from 0) uses lr = lr0 * (1 - k / max_step) ** power.
+
+class _PolyDecay(torch.optim.Optimizer):
+    """Mixin: step k (from 0) uses lr = lr0 * (1 - k / max_step) ** power.
 
     From `max_step` on the rate stays at its last value. Every parameter group keeps its own lr0.
-    The published optimiser passes its weight decay where SGD expects momentum, so the published
-    runs have momentum 1e-4 beside the weight decay of 1e-4; here both are arguments of their own.
+    """
+
+    max_step: int
+    power: float
+    global_step: int
+
+    def _start_schedule(self, max_step: int, power: float) -> None:
+        if max_step < 1:
+            raise ValueError(f"max_step is {max_step}; a schedule needs at least one step")
+        self.max_step, self.power, self.global_step = max_step, power, 0
+        for group in self.param_groups:
+            group["initial_lr"] = group["lr"]
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Set the rate of this step, then update the parameters."""
+        if self.global_step < self.max_step:
+            factor = (1 - self.global_step / self.max_step) ** self.power
+            for group in self.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+        loss = super().step(closure)
+        self.global_step += 1
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimiser plus `global_step`, so that a resumed schedule goes on."""
+        return {**super().state_dict(), "global_step": self.global_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state_dict)
+        self.global_step = int(state_dict["global_step"])
+
+
+class PolySGD(_PolyDecay, torch.optim.SGD):
+    """SGD with poly decay, the published optimiser.
+
+    The published code passes its weight decay where SGD expects momentum, so the published runs
+    have momentum 1e-4 beside the weight decay of 1e-4; here both are arguments of their own.
     """
 
     def __init__(
         self,
-        params: Iterable[torch.Tensor] | Iterable[dict[str, Any]],
+        params: Params,
         lr: float,
         weight_decay: float,
         momentum: float,
@@ -36,30 +74,19 @@ class PolySGD(torch.optim.SGD):
         Raises:
             ValueError: `max_step` is below 1.
         """
-        if max_step < 1:
-            raise ValueError(f"max_step is {max_step}; a schedule needs at least one step")
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
-        self.max_step = max_step
-        self.power = power
-        self.global_step = 0
-        for group in self.param_groups:
-            group["initial_lr"] = group["lr"]
+        self._start_schedule(max_step, power)
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Set the rate of this step, then update the parameters."""
-        if self.global_step < self.max_step:
-            factor = (1 - self.global_step / self.max_step) ** self.power
-            for group in self.param_groups:
-                group["lr"] = group["initial_lr"] * factor
-        loss = super().step(closure)
-        self.global_step += 1
-        return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """State of SGD plus `global_step`, so that a resumed schedule goes on where it stopped."""
-        return {**super().state_dict(), "global_step": self.global_step}
+class PolyAdamW(_PolyDecay, torch.optim.AdamW):
+    """AdamW with poly decay, for transformers that start from random weights."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        super().load_state_dict(state_dict)
-        self.global_step = int(state_dict["global_step"])
+    def __init__(
+        self, params: Params, lr: float, weight_decay: float, max_step: int, power: float = 0.9
+    ) -> None:
+        """Set up the optimiser; see `PolySGD` for the arguments and errors.
+
+        The weight decay is decoupled from the gradient.
+        """
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+        self._start_schedule(max_step, power)

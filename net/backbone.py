@@ -4,10 +4,11 @@ The published networks are ResNets whose last stage keeps stride 1 (without dila
 output stride is 16, and whose batch norms always use running statistics.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
@@ -117,6 +118,7 @@ class TimmBackbone(Backbone):
         repeat = slice(0, 1) if self._repeat_first else slice(0, 0)
         self.channels = (*info.channels()[repeat], *info.channels())
         self.strides = (*info.reduction()[repeat], *info.reduction())
+        self._rounds_down = _rounds_down(features, info.reduction())
         config = features.default_cfg if hasattr(features, "default_cfg") else {}
         mean = torch.tensor(config.get("mean", IMAGENET_DEFAULT_MEAN)).view(3, 1, 1)
         std = torch.tensor(config.get("std", IMAGENET_DEFAULT_STD)).view(3, 1, 1)
@@ -127,30 +129,49 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """See `Backbone.forward`."""
-        maps = self.features(images * self.input_scale + self.input_shift)
-        return [maps[0], *maps] if self._repeat_first else list(maps)
+        height, width = images.shape[-2:]
+        images = images * self.input_scale + self.input_shift
+        if self._rounds_down:
+            images = F.pad(images, (0, -width % OUTPUT_STRIDE, 0, -height % OUTPUT_STRIDE))
+        maps = [
+            one[..., : -(-height // stride), : -(-width // stride)]
+            for one, stride in zip(
+                self.features(images), self.strides[self._repeat_first :], strict=True
+            )
+        ]
+        return [maps[0], *maps] if self._repeat_first else maps
 
     def stages(self) -> list[list[nn.Module]]:
         """Modules in definition order, closed by the module that yields each map."""
-        ends = [entry["module"] for entry in self.features.feature_info.info]
+        ends = [entry["module"].replace(".", "_") for entry in self.features.feature_info.info]
         stages: list[list[nn.Module]] = [[]]
         for name, module in _leaf_groups(self.features):
             stages[-1].append(module)
             if len(stages) <= len(ends) and name == ends[len(stages) - 1]:
                 stages.append([])
+        if len(stages) <= len(ends):
+            raise UserError(f"the stages of this network, {', '.join(ends)}, cannot be told apart.")
         stages[-2].extend(stages.pop())
         return [[], *stages] if self._repeat_first else stages
 
 
+@torch.no_grad()
+def _rounds_down(features: nn.Module, strides: Sequence[int]) -> bool:
+    """Whether a network loses the last rows of pictures whose side is no multiple of a stride."""
+    side = 2 * OUTPUT_STRIDE + 1
+    maps = features.eval()(torch.zeros(1, 3, side, side))
+    features.train()
+    return any(len(one[0, 0]) < -(-side // k) for one, k in zip(maps, strides, strict=True))
+
+
 def _leaf_groups(features: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Top-level modules in order, stage containers opened by one level, with dotted names."""
+    """Top-level modules in order, stage containers opened by one level; no dots in the names."""
     for name, child in features.named_children():
-        dotted = name.replace("_", ".") if name.startswith(("stages_", "layers_")) else name
         if isinstance(child, nn.Sequential) and name in ("blocks", "stages"):
             for index, grandchild in child.named_children():
-                yield f"{name}.{index}", grandchild
+                yield f"{name}_{index}", grandchild
         else:
-            yield dotted, child
+            yield name, child
 
 
 def build_backbone(
@@ -232,7 +253,10 @@ def _timm_features(name: str, init: str, weights: str | None, option: str) -> nn
             f"name a local file with {option} or start from --init random."
         ) from None
     except (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise UserError(f"{name} has no feature maps down to stride 16 in timm: {error}.") from None
+        reason = str(error) or type(error).__name__
+        raise UserError(
+            f"{name} has no feature maps down to stride 16 in timm: {reason}."
+        ) from None
     strides = features.feature_info.reduction()
     if strides[-1] != OUTPUT_STRIDE or len(strides) not in (4, 5) or 4 not in strides:
         raise UserError(f"{name} has feature strides {strides}; strides from 4 to 16 are needed.")

@@ -1,7 +1,9 @@
 """ImageNet weights: where they come from, and what to say when they cannot be had."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import timm
@@ -36,12 +38,17 @@ DEIT_SMALL = WeightFile(
 )
 
 
+# The published runs' file of the V1 weights; torchvision has uploaded them again since.
+_PUBLISHED_URLS = {"resnet152": "https://download.pytorch.org/models/resnet152-b121ed2d.pth"}
+
+
 def torchvision_file(name: str) -> WeightFile:
     """The IMAGENET1K_V1 file of a torchvision model (never the newer V2 recipe).
 
     To start from V2 or other weights, give their file by name (`--cnn_weights`).
     """
     url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    url = _PUBLISHED_URLS.get(name, url)
     return WeightFile(name, url, Path(url).stem.rsplit("-", 1)[1])
 
 
@@ -76,7 +83,9 @@ def fetch(weights: WeightFile, option: str) -> dict[str, Tensor]:
     return state_dict_of(load_checkpoint(path))
 
 
-def state_for_timm(name: str, path: str | Path) -> dict[str, Tensor]:
+def state_for_timm(
+    name: str, path: str | Path, model_args: Mapping[str, Any] | None = None
+) -> dict[str, Tensor]:
     """Read a local weight file for a timm model.
 
     A file with timm's keys is used as it is. A file from another code base whose tensors have the
@@ -87,7 +96,7 @@ def state_for_timm(name: str, path: str | Path) -> dict[str, Tensor]:
         UserError: the tensors belong to another network.
     """
     state = state_dict_of(load_checkpoint(path))
-    wanted = timm.create_model(name).state_dict()
+    wanted = timm.create_model(name, **(model_args or {})).state_dict()
     shared = [key for key in wanted if key in state]
     if len(shared) >= 0.9 * len([key for key in wanted if not key.startswith("head")]):
         return state

@@ -38,7 +38,7 @@ def build_vit(
     options = dict(model_args or {}, num_classes=0, img_size=image_size)
     state = None
     if weights is not None:
-        state = state_for_timm(name, weights)
+        state = state_for_timm(name, weights, model_args)
     elif init == "pretrained" and name == DEIT_SMALL.name:
         state = fetch(DEIT_SMALL, option="--vit_weights")
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from misc import lineage
 from misc.distributed import shard
 from misc.errors import UserError
 from misc.evaluation import (
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: a picture of the list has no CAM or no mask, or the two do not fit.
     """
+    lineage.require_input(args.cam_out_dir, lineage.cams, args)
     pictures = evaluation_list(args)
     scores = score_cams(args, pictures, [args.cam_eval_thres])[0]
     title = f"seed at background score {args.cam_eval_thres}"
@@ -100,7 +102,8 @@ def main() -> None:
 
 def sweep(args: argparse.Namespace) -> None:
     """Print the seed mIoU at each of `args.thresholds`, with the list that was scored."""
-    args.cache_dir, args.num_classes = None, len(load_classes(args.classes))
+    args.cache_dir = args.cls_labels = None
+    args.num_classes = len(load_classes(args.classes))
     pictures = evaluation_list(args)
     log(f"seed mIoU on {describe(pictures)}")
     scores = score_cams(args, pictures, args.thresholds)

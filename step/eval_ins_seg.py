@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from misc import lineage
 from misc.distributed import shard
 from misc.errors import UserError
 from misc.evaluation import by_class, describe, evaluation_list, percent, require_files, show
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: a picture of the list has no instances file or no masks, or they do not fit.
     """
+    lineage.require_input(args.ins_seg_out_dir, lineage.instances, args)
     pictures, devkit = evaluation_list(args), Devkit(args.voc12_root)
     predictions = {name: args.ins_seg_out_dir / f"{name}.npz" for name in pictures.ids}
     masks = {name: devkit.mask_path(name) for name in pictures.ids}

@@ -7,6 +7,7 @@ returns mask mIoU, IoU per class, and FP and FN of background and foreground.
 import argparse
 from typing import Any
 
+from misc import lineage
 from misc.distributed import shard
 from misc.evaluation import add_picture, evaluation_list, report_segmentation, require_files
 from misc.maps_io import read_label
@@ -24,6 +25,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: a picture of the list has no pseudo mask or no mask, or the two do not fit.
     """
+    lineage.require_input(args.sem_seg_out_dir, lineage.pseudo_masks, args)
     pictures, devkit = evaluation_list(args), Devkit(args.voc12_root)
     masks = {name: devkit.mask_path(name) for name in pictures.ids}
     predictions = {name: args.sem_seg_out_dir / f"{name}.png" for name in pictures.ids}

@@ -16,7 +16,7 @@ from misc.checkpoint import save_checkpoint
 from misc.distributed import select_device
 from misc.progress import log, progress
 from misc.provenance import keep_file, write_record
-from misc.schedule import PolySGD
+from misc.schedule import PolyAdamW, PolySGD
 from misc.seed import seed_everything
 from misc.training import Training, autocast, eval_loader, fit_batch, to_device
 from net.backbone import calibrate_batchnorm
@@ -58,20 +58,36 @@ def build_deit(args: argparse.Namespace, init: str | None = None) -> DeitCam:
 
 
 def build_optimiser(
-    model: CnnCam | DeitCam, learning_rate: float, weight_decay: float, momentum: float, steps: int
-) -> PolySGD:
-    """SGD with poly decay over `steps`; the classifier or head learns ten times as fast."""
+    model: CnnCam | DeitCam,
+    learning_rate: float,
+    weight_decay: float,
+    momentum: float,
+    steps: int,
+    kind: str = "sgd",
+) -> PolySGD | PolyAdamW:
+    """Optimiser with poly decay over `steps`; the classifier or head learns ten times as fast.
+
+    Args:
+        model: the branch.
+        learning_rate: of everything but the classifier.
+        weight_decay: L2 penalty, decoupled for AdamW.
+        momentum: of SGD.
+        steps: planned number of steps.
+        kind: `sgd` or `adamw`.
+    """
     body, head = model.parameter_groups()
     groups = [
         {"params": body, "lr": learning_rate},
         {"params": head, "lr": HEAD_FACTOR * learning_rate},
     ]
+    if kind == "adamw":
+        return PolyAdamW(groups, learning_rate, weight_decay, max_step=steps)
     return PolySGD(groups, learning_rate, weight_decay, momentum, max_step=steps)
 
 
 def training_step(
     models: dict[str, nn.Module],
-    optimisers: dict[str, PolySGD],
+    optimisers: dict[str, torch.optim.Optimizer],
     images: Tensor,
     labels: Tensor,
     cam_lambda: float,
@@ -131,11 +147,18 @@ def _prepare(args: argparse.Namespace, ids: tuple[str, ...], fingerprint: str) -
     )
     batch_size = fit_batch(args.cam_batch_size, len(dataset), "--cam_batch_size")
     models = {"cnn": build_cnn(args).to(device), "transformer": build_deit(args).to(device)}
-    rates = {"cnn": args.cam_learning_rate, "transformer": args.deit_learning_rate}
     steps = len(dataset) // batch_size * args.cam_num_epoches
+    decay, momentum = args.cam_weight_decay, args.momentum
     optimisers = {
-        name: build_optimiser(model, rates[name], args.cam_weight_decay, args.momentum, steps)
-        for name, model in models.items()
+        "cnn": build_optimiser(models["cnn"], args.cam_learning_rate, decay, momentum, steps),
+        "transformer": build_optimiser(
+            models["transformer"],
+            args.deit_learning_rate,
+            decay,
+            momentum,
+            steps,
+            args.deit_optimiser,
+        ),
     }
     if args.init == "random" and args.cnn_weights is None and args.fixed_batchnorm:
         calibrate_batchnorm(models["cnn"].backbone, _first_images(dataset, batch_size, device))

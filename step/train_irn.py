@@ -13,9 +13,15 @@ from torch import Tensor
 
 from misc import lineage
 from misc.affinity import path_index
-from misc.checkpoint import load_checkpoint, save_checkpoint
+from misc.checkpoint import (
+    from_official,
+    is_official,
+    load_checkpoint,
+    save_checkpoint,
+    state_dict_of,
+)
+from misc.consistency import CAM_BACKBONE
 from misc.distributed import select_device
-from misc.errors import UserError
 from misc.progress import log, progress
 from misc.provenance import keep_file, write_record
 from misc.schedule import PolySGD
@@ -39,22 +45,20 @@ def build_model(args: argparse.Namespace, trained: bool = False) -> IRNet:
         trained: the weights will be loaded, so the backbone needs none.
     """
     weights = args.irn_backbone_weights
-    init = "random" if trained or weights == lineage.CAM_BACKBONE else args.init
-    local = None if trained or weights == lineage.CAM_BACKBONE else weights
+    init = "random" if trained or weights == CAM_BACKBONE else args.init
+    local = None if trained or weights == CAM_BACKBONE else weights
     backbone = build_backbone(args.irn_backbone, init, local, "--irn_backbone_weights")
-    if weights == lineage.CAM_BACKBONE and not trained:
+    if weights == CAM_BACKBONE and not trained:
         _copy_cam_backbone(args, backbone)
     return IRNet(backbone)
 
 
 def _copy_cam_backbone(args: argparse.Namespace, backbone: torch.nn.Module) -> None:
     """Take over the backbone of the trained CNN branch."""
-    if args.irn_backbone != args.cnn:
-        raise UserError(
-            f"--irn_backbone_weights cam needs the same network in both places, but --irn_backbone "
-            f"is {args.irn_backbone} and --cnn is {args.cnn}."
-        )
-    state = load_checkpoint(args.cam_weights_name)
+    lineage.require_input(args.cam_weights_name, lineage.cam_training, args)
+    state = state_dict_of(load_checkpoint(args.cam_weights_name))
+    if is_official(state, "cnn"):
+        state = from_official(state, "cnn")
     prefix = "backbone."
     own = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
     backbone.load_state_dict(own)

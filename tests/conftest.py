@@ -1,9 +1,10 @@
-"""Shared fixtures: golden values of the published implementation."""
+"""Shared fixtures: golden values of the published implementation, and one finished tiny run."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pipeline
 import pytest
 
 GOLDEN_DIR = Path(__file__).parent / "golden"
@@ -18,3 +19,17 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
             return {key: archive[key] for key in archive.files}
 
     return load
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a tiny synthetic data set; read only."""
+    return pipeline.build_sample(tmp_path_factory.mktemp("data") / "voc")
+
+
+@pytest.fixture(scope="session")
+def finished(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work folder of one run of all nine steps; read only, see `pipeline.copy_of`."""
+    work_dir = tmp_path_factory.mktemp("finished") / "work"
+    assert pipeline.run(sample, work_dir, figure_num=2) == 0
+    return work_dir

@@ -36,6 +36,8 @@ def args(tmp_path: Path) -> Namespace:
         eval_list=str(root / "mine.txt"),
         cache_dir=None,
         classes=None,
+        cls_labels=None,
+        force=False,
         class_names=("cat", "dog", "cow"),
         num_classes=3,
         cam_eval_thres=0.15,
@@ -148,6 +150,8 @@ IDS = [step.__name__.rsplit(".", 1)[1] for step in WRITERS]
 
 @pytest.mark.parametrize("step", WRITERS, ids=IDS)
 def test_missing_predictions_are_counted(args: Namespace, step: object) -> None:
+    for folder in (args.cam_out_dir, args.sem_seg_out_dir, args.ins_seg_out_dir):
+        folder.mkdir(exist_ok=True)
     with pytest.raises(UserError, match=r"2 of 2 pictures have no .*p\.1\.(npz|png).*run make_"):
         step.run(args)
 

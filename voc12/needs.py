@@ -1,8 +1,10 @@
 """Which data the chosen steps need, checked before anything is computed."""
 
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from misc.consistency import CAM_BACKBONE
 from misc.errors import UserError
 from misc.progress import log
 from voc12.preflight import find_problems, require_no_problems
@@ -10,7 +12,7 @@ from voc12.source import NO_LIST, open_source
 
 SCORING_STEPS = ("eval_cam", "eval_ins_seg", "eval_sem_seg")
 _TRAIN_LIST_STEPS = {"train_cam", "make_cam", "cam_to_ir_label", "train_irn"}
-_INFER_LIST_STEPS = {"make_cam", "train_irn", "make_ins_seg_labels", "make_sem_seg_labels"}
+INFER_LIST_STEPS = {"make_cam", "train_irn", "make_ins_seg_labels", "make_sem_seg_labels"}
 
 
 def without_ground_truth(args: Namespace, steps: tuple[str, ...]) -> tuple[str, ...]:
@@ -50,7 +52,7 @@ def check_needs(args: Namespace, steps: Iterable[str]) -> None:
 
     train = ids(args.train_list, bool(steps & _TRAIN_LIST_STEPS))
     val = ids(args.val_list, "train_cam" in steps and args.val_list != NO_LIST)
-    infer = ids(args.infer_list, bool(steps & _INFER_LIST_STEPS))
+    infer = ids(args.infer_list, bool(steps & INFER_LIST_STEPS))
     scored = ids(args.eval_list, bool(steps & {*SCORING_STEPS, "make_cam"}))
     labelled = {"train_cam": (*train, *val), "make_cam": (*train, *infer, *scored)}
     problems += find_problems(
@@ -62,4 +64,39 @@ def check_needs(args: Namespace, steps: Iterable[str]) -> None:
         label_ids=dict.fromkeys(i for step in labelled if step in steps for i in labelled[step]),
         cls_labels=source.cls_labels,
     )
+    problems += _unscorable(args, steps, infer, scored) + _missing_weights(args, steps)
     require_no_problems(problems)
+
+
+def _unscorable(
+    args: Namespace, steps: set[str], infer: Sequence[str], scored: Sequence[str]
+) -> list[str]:
+    """Outputs that are to be scored, but neither there nor made by this run."""
+    problems = []
+    for score, make, folder, suffix in (
+        ("eval_sem_seg", "make_sem_seg_labels", args.sem_seg_out_dir, ".png"),
+        ("eval_ins_seg", "make_ins_seg_labels", args.ins_seg_out_dir, ".npz"),
+    ):
+        if score not in steps or (make in steps and not infer):
+            continue
+        made = set(infer) if make in steps else set()
+        missing = [i for i in scored if i not in made and not (folder / f"{i}{suffix}").is_file()]
+        if missing:
+            problems.append(
+                f"nothing to score: {score} needs {folder / missing[0]}{suffix} (and "
+                f"{len(missing) - 1} more of --eval_list {args.eval_list}), which {make} makes for "
+                f"--infer_list {args.infer_list} only"
+            )
+    return problems
+
+
+def _missing_weights(args: Namespace, steps: set[str]) -> list[str]:
+    """Local weight files that steps of this run will read, maybe hours later."""
+    named = {"train_cam": ("cnn_weights", "vit_weights"), "train_irn": ("irn_backbone_weights",)}
+    options = [option for step, options in named.items() if step in steps for option in options]
+    paths = {option: getattr(args, option) for option in options}
+    return [
+        f"missing weights: --{option} {path} does not exist"
+        for option, path in paths.items()
+        if path not in (None, CAM_BACKBONE) and not Path(path).is_file()
+    ]

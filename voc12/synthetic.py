@@ -20,9 +20,11 @@ from voc12.labels import VOC_CLASSES
 from voc12.synthetic_scenes import Scene, SizeRange, paint_scene, plan_classes
 from voc12.synthetic_shapes import Array
 
-VERSION = 1
+VERSION = 2
 """Goes up whenever the drawing changes, so that older folders are built again."""
 RECORD_NAME = "synthetic.json"
+LEFTOVERS = ("unfinished", "outdated")
+"""Endings of the hidden sibling folders that a killed build may leave; the next one clears them."""
 BOUNDARY = 255
 JPEG_QUALITY = 92
 DEFAULT_SIZE_RANGE: SizeRange = ((144, 176), (176, 224))
@@ -180,12 +182,14 @@ def build(
     if _is_complete(root, parameters, splits):
         return root
     _require_replaceable(root)
-    unfinished = root.with_name(f".{root.name}.unfinished")
+    unfinished, outdated = (root.with_name(f".{root.name}.{end}") for end in LEFTOVERS)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     _fill(unfinished, splits, size_range, seed)
     write_json(unfinished / RECORD_NAME, parameters)
+    shutil.rmtree(outdated, ignore_errors=True)
     if root.exists():
-        shutil.rmtree(root)
+        root.rename(outdated)
     unfinished.rename(root)
+    shutil.rmtree(outdated, ignore_errors=True)
     return root

@@ -15,6 +15,8 @@ OCCLUDER_SHARE = 0.25
 AREA_RANGE = (0.07, 0.35)
 PAIR_AREA_RANGE = (0.06, 0.18)
 MAX_TILT = 0.22
+STRETCH_RANGE = (0.9, 1.1)
+CUT_OFF = 0.06
 MIN_VISIBLE = 0.6
 MAX_ATTEMPTS = 40
 UNIT_GRID = 64
@@ -77,28 +79,31 @@ class Placement(NamedTuple):
 
 
 def _place(
-    parts: list[Part], area: float, region: tuple[float, float], size, rng: Rng
+    parts: list[Part], area: float, span: tuple[float, float], size: tuple[int, int], rng: Rng
 ) -> Placement:
-    """Draws scale, tilt, flip and position; `region` is the allowed span of x as shares of width."""
+    """Draws flip, tilt, stretch and position of an object.
+
+    Args:
+        parts: the object.
+        area: share of the picture it is to cover.
+        span: (left, right) limits of the object, as shares of the width; may be passed slightly.
+        size: (height, width) of the picture.
+        rng: source of all randomness.
+    """
     height, width = size
     scale = np.sqrt(area * height * width / _unit_area(parts))
     tilt = rng.uniform(-MAX_TILT, MAX_TILT)
-    cos, sin = np.cos(tilt), np.sin(tilt)
+    turn = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
     flip = np.diag([rng.choice([-1.0, 1.0]), 1.0])
-    matrix = (
-        scale * flip @ np.array([[cos, sin], [-sin, cos]]) @ np.diag([rng.uniform(0.9, 1.1), 1])
-    )
+    stretch = np.diag([rng.uniform(*STRETCH_RANGE), 1])
+    matrix = scale * flip @ turn @ stretch
     corners = np.concatenate([part.outline for part in parts]) @ matrix
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    first = np.array([region[0] * width, 0.0]) - low
-    last = np.array([region[1] * width, float(height)]) - high
-    slack = 0.06 * np.array([width, height])
-    start, stop = np.minimum(first, last) - slack, np.maximum(first, last) + slack
-    crowded = first > last
-    start[crowded], stop[crowded] = (
-        ((first + last) / 2)[crowded] - slack[crowded],
-        ((first + last) / 2)[crowded] + slack[crowded],
-    )
+    first = np.array([span[0] * width, 0.0]) - corners.min(axis=0)
+    last = np.array([span[1] * width, float(height)]) - corners.max(axis=0)
+    crowded, middle = first > last, (first + last) / 2
+    slack = CUT_OFF * np.array([width, height])
+    start = np.where(crowded, middle, first) - slack
+    stop = np.where(crowded, middle, last) + slack
     return Placement(matrix, rng.uniform(start, stop))
 
 
@@ -187,14 +192,14 @@ def _try_scene(classes: tuple[str, ...], size: tuple[int, int], rng: Rng) -> Sce
     """Paints one scene; None where an object is covered or cut off too much."""
     canvas = _paint_background(size, rng)
     instances = np.zeros(size, dtype=np.uint8)
-    regions = [(0.0, 1.0)] if len(classes) == 1 else [(0.0, 0.56), (0.44, 1.0)]
+    spans = [(0.0, 1.0)] if len(classes) == 1 else [(0.0, 0.56), (0.44, 1.0)]
     if rng.uniform() < 0.5:
-        regions.reverse()
+        spans.reverse()
     whole = []
-    for number, (name, region) in enumerate(zip(classes, regions, strict=True), start=1):
+    for number, (name, span) in enumerate(zip(classes, spans, strict=True), start=1):
         parts = DRAWERS[name](rng)
         area = rng.uniform(*(AREA_RANGE if len(classes) == 1 else PAIR_AREA_RANGE))
-        placement = _place(parts, area, region, size, rng)
+        placement = _place(parts, area, span, size, rng)
         instances[_paint_object(canvas, parts, placement)] = number
         whole.append(area * size[0] * size[1])
     if rng.uniform() < OCCLUDER_SHARE:

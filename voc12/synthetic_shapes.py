@@ -165,9 +165,7 @@ def scan_lines(rng: Rng) -> Texture:
 
 
 def _coat(rng: Rng) -> Array:
-    hue = rng.choice([0.07, 0.09, 0.6]) + rng.normal(0, 0.015)
-    saturation = rng.uniform(0.05, 0.15) if hue > 0.3 else rng.uniform(0.3, 0.75)
-    return hsv(hue, saturation, rng.uniform(0.4, 0.85))
+    return hsv(rng.uniform(0.05, 0.1), rng.uniform(0.5, 0.85), rng.uniform(0.5, 0.9))
 
 
 def cat(rng: Rng) -> list[Part]:
@@ -200,9 +198,9 @@ def cat(rng: Rng) -> list[Part]:
 
 def bird(rng: Rng) -> list[Part]:
     """A perched bird: plain breast, feathered wing and tail, pointed bright beak, thin legs."""
-    hue = rng.uniform(0, 1)
+    hue = rng.uniform(0.25, 0.4)
     plumage = hsv(hue, rng.uniform(0.35, 0.8), rng.uniform(0.55, 0.95))
-    feather = hsv(hue + rng.normal(0, 0.08), rng.uniform(0.3, 0.7), 0.9)
+    feather = hsv(hue + rng.normal(0, 0.03), rng.uniform(0.3, 0.7), 0.9)
     wing = scales(feather, feather * 0.2, 5.5, 2.9)
     beak = shaded(hsv(rng.uniform(0.08, 0.14), 0.95, 0.95), rng)
     leg = shaded(hsv(0.07, 0.6, 0.35), rng)
@@ -234,10 +232,10 @@ def bird(rng: Rng) -> list[Part]:
 
 def boat(rng: Rng) -> list[Part]:
     """A sailing boat: plain hull with a water line, mast, two sails with coloured seams."""
-    paint = hsv(rng.uniform(0, 1), rng.uniform(0.3, 0.8), rng.uniform(0.3, 0.75))
+    paint = hsv(rng.uniform(0.56, 0.68), rng.uniform(0.5, 0.9), rng.uniform(0.35, 0.8))
     hull = shaded(paint, rng)
     cloth = hsv(rng.uniform(0.08, 0.16), rng.uniform(0, 0.12), rng.uniform(0.88, 1.0))
-    sail = panels(cloth, hsv(rng.uniform(0, 1), 0.85, 0.6), 4.5, rng.uniform(0.1, 0.3))
+    sail = panels(cloth, hsv(rng.uniform(0.56, 0.68), 0.85, 0.6), 4.5, rng.uniform(0.1, 0.3))
     top, mast = -1.1 + rng.normal(0, 0.06), rng.normal(0.0, 0.06)
     bulge = rng.uniform(0.02, 0.14)
     main = polygon(
@@ -272,8 +270,7 @@ def _wheel(x: float, y: float, radius: float, rng: Rng) -> list[Part]:
 
 def car(rng: Rng) -> list[Part]:
     """A car from the side: glossy plain body, dark windows, spoked wheels, lamps."""
-    hue = rng.uniform(0, 1)
-    paint = hsv(hue, rng.choice([0.08, 0.55, 0.85]), rng.uniform(0.4, 0.95))
+    paint = hsv(rng.uniform(-0.06, 0.02), rng.uniform(0.6, 0.95), rng.uniform(0.45, 0.95))
     body = shaded(paint, rng, depth=0.5)
     glass = shaded(hsv(0.57, 0.3, rng.uniform(0.2, 0.4)), rng, depth=-1.0)
     roof, rear, front = -0.5 + rng.normal(0, 0.05), -0.62 + rng.normal(0, 0.06), 0.42

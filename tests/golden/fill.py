@@ -1,6 +1,7 @@
 """Deterministic pseudo-random values, identical on every platform and library version."""
 
 import zlib
+
 import numpy as np
 
 

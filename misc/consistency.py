@@ -1,0 +1,69 @@
+"""Options that contradict each other, told before anything is read or computed.
+
+Nothing here imports torch: wrong options are answered at once.
+"""
+
+from argparse import Namespace
+
+from misc.errors import UserError
+
+NETWORK_STRIDE = 16  # of the deepest maps; the same as `net.backbone.OUTPUT_STRIDE`
+IRN_GRID_STRIDE = 4  # the same as `net.irn.GRID_STRIDE`
+CAM_BACKBONE = "cam"  # value of --irn_backbone_weights: those of the trained CNN branch
+
+
+def require_consistent(args: Namespace) -> None:
+    """Check options against each other.
+
+    Raises:
+        UserError: names the options that do not fit together and values that would.
+    """
+    _require_long_side(args)
+    _require_thresholds(args)
+    _require_tiles(args)
+    _require_irn_crop(args)
+    _require_same_backbone(args)
+
+
+def _require_long_side(args: Namespace) -> None:
+    sides = args.cam_long_side
+    if len(sides) != 2 or not 1 <= sides[0] <= sides[1]:
+        shown = ",".join(f"{side:g}" for side in sides)
+        raise UserError(f"--cam_long_side {shown} is not LEAST,GREATEST; give for example 210,420.")
+
+
+def _require_thresholds(args: Namespace) -> None:
+    if args.conf_bg_thres > args.conf_fg_thres:
+        raise UserError(
+            f"--conf_bg_thres {args.conf_bg_thres} is above --conf_fg_thres {args.conf_fg_thres}; "
+            "the confident background needs the lower background score."
+        )
+
+
+def _require_tiles(args: Namespace) -> None:
+    """The training crop must be covered by whole tiles."""
+    crop, tile, stride = args.cam_crop_size, args.tile_size, args.tile_stride
+    if crop < tile or (crop - tile) % stride:
+        raise UserError(
+            f"--cam_crop_size {crop} is not covered exactly by tiles of --tile_size {tile} every "
+            f"--tile_stride {stride}; give {tile}, {tile + stride}, {tile + 2 * stride} and so on."
+        )
+
+
+def _require_irn_crop(args: Namespace) -> None:
+    """The crop must fit the strides of the network, and its grid the pairs of cells."""
+    crop, cells = args.irn_crop_size, 2 * args.irn_radius - 1
+    least = -(-cells * IRN_GRID_STRIDE // NETWORK_STRIDE) * NETWORK_STRIDE
+    if crop % NETWORK_STRIDE or crop < least:
+        raise UserError(
+            f"--irn_crop_size {crop} does not fit: it must be a multiple of {NETWORK_STRIDE} and, "
+            f"with --irn_radius {args.irn_radius}, at least {least}."
+        )
+
+
+def _require_same_backbone(args: Namespace) -> None:
+    if args.irn_backbone_weights == CAM_BACKBONE and args.irn_backbone != args.cnn:
+        raise UserError(
+            f"--irn_backbone_weights {CAM_BACKBONE} needs the same network in both places, but "
+            f"--irn_backbone is {args.irn_backbone} and --cnn is {args.cnn}."
+        )
