@@ -56,7 +56,7 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
-    from misc.distributed import join_processes, select_device
+    from misc.distributed import select_device
     from misc.progress import log, set_log_file
     from misc.report import Report
     from voc12.needs import INFER_LIST_STEPS
@@ -66,7 +66,8 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"--work_dir {args.work_dir} cannot be written: {error}.") from None
     warnings.showwarning = lambda message, *_: log(f"warning: {message}")
-    join_processes(select_device(args.device))
+    require_one_process()
+    select_device(args.device)
     prepare_data(args)
     steps = preflight(args)
     report = Report(args)
@@ -83,6 +84,17 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
         make_figure.run(args)
     log(f"metrics are in {report.path}, finished in {report.total_seconds():.0f} s")
     return report.content()
+
+
+def require_one_process() -> None:
+    """Refuse `torchrun`, which would run every step several times over the same files."""
+    from misc.distributed import world_size
+
+    if world_size() > 1:
+        raise UserError(
+            f"the pipeline runs in one process, but {world_size()} were started; start it with "
+            "python, not with torchrun."
+        )
 
 
 def prepare_data(args: Namespace) -> None:
@@ -106,7 +118,6 @@ def preflight(args: Namespace) -> tuple[str, ...]:
     Raises:
         UserError: lists all problems at once.
     """
-    from misc.lineage import require_scored
     from voc12.needs import check_needs, without_ground_truth
 
     steps = selected_steps(args)
@@ -114,7 +125,6 @@ def preflight(args: Namespace) -> tuple[str, ...]:
         raise UserError("no step is switched on; name some with --steps.")
     steps = without_ground_truth(args, steps)
     check_needs(args, steps)
-    require_scored(args, steps)
     return steps
 
 

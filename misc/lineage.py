@@ -6,7 +6,7 @@ workers and folders are not.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,11 @@ def ir_labels(args: argparse.Namespace) -> Record:
 
 
 def irn_training(args: argparse.Namespace) -> Record:
-    """IRNet's weights."""
+    """IRNet's weights.
+
+    The inference list is left out on purpose: only the mean displacement is taken over it, and
+    trained weights serve other lists as well.
+    """
     source = open_source(args)
     own = args.irn_backbone_weights
     backbone = args.cam_weights_name if own == CAM_BACKBONE else own
@@ -140,7 +144,6 @@ def irn_training(args: argparse.Namespace) -> Record:
         _arguments(args, _IRN_TRAINING),
         {
             "train_list": source.id_list(args.train_list).sha256,
-            "infer_list": source.id_list(args.infer_list).sha256,
             "ir_label": _input(args.ir_label_out_dir, ir_labels, args),
             "irn_backbone_weights": _file_hash(backbone),
         },
@@ -189,20 +192,6 @@ def require_input(
         log(f"{target} has no record of what made it and is used as it is.")
     else:
         check_record(target, expected(args), args.force)
-
-
-def require_scored(args: argparse.Namespace, steps: Sequence[str]) -> None:
-    """Stop when a run would score outputs that something else made (see `check_record`).
-
-    Outputs that the run makes itself, or adds to, are checked by the steps that do so.
-    """
-    for score, make, folder, expected in (
-        ("eval_cam", "make_cam", args.cam_out_dir, cams),
-        ("eval_ins_seg", "make_ins_seg_labels", args.ins_seg_out_dir, instances),
-        ("eval_sem_seg", "make_sem_seg_labels", args.sem_seg_out_dir, pseudo_masks),
-    ):
-        if score in steps and make not in steps and folder.is_dir():
-            require_input(folder, expected, args)
 
 
 def require_ids(folder: Path, suffix: str, ids: tuple[str, ...], step: str) -> None:

@@ -6,6 +6,7 @@ except paths, which become absolute.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "irn_min_input": 16,
         # Pictures a third the size of VOC's need a walk of fewer steps.
         "exp_times": 5,
-        "sem_seg_bg_thres": 0.3,
-        "ins_seg_bg_thres": 0.3,
         "make_ins_seg_pass": True,
         "eval_ins_seg_pass": True,
     },
@@ -223,7 +222,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--num_workers",
         type=non_negative_int,
-        default=2,
+        default=(os.cpu_count() or 2) // 2,
         help="processes that load pictures and run the CRF; 0 does both in the main process",
     )
     group.add_argument(

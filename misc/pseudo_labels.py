@@ -6,12 +6,13 @@ import torch: `cam_to_ir_label` runs in worker processes that should start in a 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from misc.crf import CrfParameters, DenseCrf
-from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL
+from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL, load_cam, read_image, write_label
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +55,14 @@ def cam_to_ir_label(
     certain_background = (foreground == BACKGROUND_LABEL) & (background == BACKGROUND_LABEL)
     uncertain = (foreground == BACKGROUND_LABEL) & ~certain_background
     return np.where(uncertain, np.uint8(IGNORE_LABEL), foreground)
+
+
+def write_ir_label(paths: tuple[Path, Path, Path], fg_thres: float, bg_thres: float) -> None:
+    """`cam_to_ir_label` from file to file; `paths` are picture, CAM and label PNG."""
+    image_path, cam_path, label_path = paths
+    maps = load_cam(cam_path)
+    label = cam_to_ir_label(read_image(image_path), maps.keys, maps.high_res, fg_thres, bg_thres)
+    write_label(label_path, label)
 
 
 def propagate_to_label(

@@ -6,27 +6,17 @@ labels, 0 for background and 255 where neither is certain.
 
 import argparse
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from misc import lineage
 from misc.distributed import shard
-from misc.maps_io import load_cam, read_image, write_label
 from misc.parallel import map_pictures
 from misc.progress import log
 from misc.provenance import prepare_output
-from misc.pseudo_labels import cam_to_ir_label
+from misc.pseudo_labels import write_ir_label
 from voc12.source import open_source
 
 SUFFIX = ".png"
-
-
-def label_picture(paths: tuple[Path, Path, Path], fg_thres: float, bg_thres: float) -> None:
-    """Label one picture; `paths` are picture, CAM and output. Runs in worker processes."""
-    image_path, cam_path, label_path = paths
-    maps = load_cam(cam_path)
-    label = cam_to_ir_label(read_image(image_path), maps.keys, maps.high_res, fg_thres, bg_thres)
-    write_label(label_path, label)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -51,6 +41,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if not path.is_file()
     ]
     log(f"cam_to_ir_label: {len(work)} of {len(ids)} pictures")
-    label = partial(label_picture, fg_thres=args.conf_fg_thres, bg_thres=args.conf_bg_thres)
+    label = partial(write_ir_label, fg_thres=args.conf_fg_thres, bg_thres=args.conf_bg_thres)
     map_pictures(label, work, args.num_workers, "cam_to_ir_label")
     return {"pictures": len(ids), "made": len(work)}
