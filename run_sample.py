@@ -70,7 +70,7 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     select_device(args.device)
     prepare_data(args)
     steps = preflight(args)
-    report = Report(args)
+    report = Report(args, steps)
     for number, name in enumerate(STEP_NAMES, start=1):
         title = f"[{number}/{len(STEP_NAMES)}] {name}"
         if name in steps:
@@ -118,13 +118,15 @@ def preflight(args: Namespace) -> tuple[str, ...]:
     Raises:
         UserError: lists all problems at once.
     """
-    from voc12.needs import check_needs, without_ground_truth
+    from misc.readiness import readiness_problems
+    from voc12.needs import check_needs, require_root, without_ground_truth
 
     steps = selected_steps(args)
     if not steps:
         raise UserError("no step is switched on; name some with --steps.")
+    require_root(args)
     steps = without_ground_truth(args, steps)
-    check_needs(args, steps)
+    check_needs(args, steps, readiness_problems(args, steps))
     return steps
 
 

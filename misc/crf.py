@@ -60,7 +60,7 @@ class DenseCrf:
         self.parameters = settings = parameters or CrfParameters()
         self.shape = (num_labels, *image.shape[:2])
         height, width = image.shape[:2]
-        self._crf = _densecrf().DenseCRF2D(width, height, num_labels)
+        self._crf = require_densecrf().DenseCRF2D(width, height, num_labels)
         self._crf.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)
         self._crf.addPairwiseBilateral(
             sxy=settings.bilateral_sxy,
@@ -114,7 +114,12 @@ class DenseCrf:
         return np.array(self._crf.inference(self.parameters.iterations)).reshape(self.shape)
 
 
-def _densecrf() -> ModuleType:
+def require_densecrf() -> ModuleType:
+    """The module pydensecrf.densecrf.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import pydensecrf.densecrf as densecrf
     except ImportError as error:

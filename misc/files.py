@@ -48,6 +48,14 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}); mend or remove it.") from None
 
 
+def up_to_date(output: Path, *inputs: Path) -> bool:
+    """Whether a file is there and at least as new as every file it was made from."""
+    if not output.is_file():
+        return False
+    made = output.stat().st_mtime_ns
+    return all(path.stat().st_mtime_ns <= made for path in inputs)
+
+
 def sha256_file(path: Path | str) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:

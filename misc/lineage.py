@@ -144,6 +144,7 @@ def irn_training(args: argparse.Namespace) -> Record:
         _arguments(args, _IRN_TRAINING),
         {
             "train_list": source.id_list(args.train_list).sha256,
+            "train_data": source.fingerprint(source.id_list(args.train_list).ids),
             "ir_label": _input(args.ir_label_out_dir, ir_labels, args),
             "irn_backbone_weights": _file_hash(backbone),
         },
@@ -153,6 +154,14 @@ def irn_training(args: argparse.Namespace) -> Record:
 def pseudo_masks(args: argparse.Namespace) -> Record:
     """Pseudo masks of single pictures."""
     return _walk_record(args, "make_sem_seg_labels", "sem_seg_bg_thres")
+
+
+def edges(args: argparse.Namespace) -> Record:
+    """Edge maps of single pictures."""
+    arguments = _arguments(args, ("irn_backbone", "irn_min_input", "precision"))
+    return Record(
+        "make_sem_seg_labels", arguments, {"irn_weights": _file_hash(args.irn_weights_name)}
+    )
 
 
 def instances(args: argparse.Namespace) -> Record:

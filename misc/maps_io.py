@@ -177,7 +177,9 @@ def voc_palette() -> np.ndarray:
     return palette
 
 
-def save_cam(path: Path | str, keys: np.ndarray, cam: np.ndarray, high_res: np.ndarray) -> None:
+def save_cam(
+    path: Path | str, keys: np.ndarray, cam: np.ndarray, high_res: np.ndarray, picture: int = 0
+) -> None:
     """Write class activation maps as a compressed npz; `high_res` is stored as float16.
 
     Args:
@@ -185,6 +187,7 @@ def save_cam(path: Path | str, keys: np.ndarray, cam: np.ndarray, high_res: np.n
         keys: (K,) integer 0-based class indices.
         cam: (K, ceil(h / 4), ceil(w / 4)) float.
         high_res: (K, h, w) float.
+        picture: hash of the picture's file, which tells whether the maps are still its own.
     """
     height, width = high_res.shape[1:]
     small = (len(keys), -(-height // CAM_STRIDE), -(-width // CAM_STRIDE))
@@ -196,7 +199,7 @@ def save_cam(path: Path | str, keys: np.ndarray, cam: np.ndarray, high_res: np.n
     arrays = {"cam": cam.astype(np.float32), "high_res": high_res.astype(np.float16)}
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ValueError(f"class activation maps for {path} are not finite")
-    _save_npz(path, {"keys": np.asarray(keys, np.int64), **arrays})
+    _save_npz(path, {"keys": np.asarray(keys, np.int64), "picture": np.uint32(picture), **arrays})
 
 
 def load_cam(path: Path | str) -> CamMaps:
@@ -213,13 +216,17 @@ def load_cam(path: Path | str) -> CamMaps:
     )
 
 
-def load_cam_keys(path: Path | str) -> np.ndarray:
-    """Class indices (K,) int64 of a file written by `save_cam`, without reading its maps.
+def load_cam_origin(path: Path | str) -> tuple[np.ndarray, int]:
+    """What a file written by `save_cam` belongs to, without reading its maps.
+
+    Returns:
+        Class indices (K,) int64 and the hash of the picture.
 
     Raises:
         UserError: the file is missing, broken or of another kind.
     """
-    return _load_npz(path, ("keys",))["keys"].astype(np.int64)
+    arrays = _load_npz(path, ("keys", "picture"))
+    return arrays["keys"].astype(np.int64), int(arrays["picture"])
 
 
 def save_instances(

@@ -43,6 +43,7 @@ _PATH_OPTIONS = (
     "result_dir",
 )
 
+LARGEST_RADIUS = 64  # of affinities; the same as in `misc.affinity`
 SAMPLE_FOLDER = "sess/sample_voc12"  # where --preset demo builds its data, in --work_dir
 SAMPLE_PICTURES = {"num_train": 120, "num_val": 32}
 
@@ -63,7 +64,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tile_size": 128,
         "tile_stride": 64,
         "cam_crop_size": 128,
-        "cam_long_side": (112.0, 192.0),
+        "cam_long_side": "112,192",
         "cam_batch_size": 8,
         "cam_num_epoches": 24,
         "cam_learning_rate": 0.06,
@@ -71,7 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "deit_optimiser": "adamw",
         "momentum": 0.9,
         "cam_lambda": 0.02,
-        "cam_scales": (1.0, 0.75, 1.5),
+        "cam_scales": "1.0,0.75,1.5",
         # Nothing trains the class token whose attention weighs the transformer's maps: without
         # ImageNet weights that attention is noise, so the sample fuses with the CNN alone.
         "cam_fusion": "cnn",
@@ -148,6 +149,27 @@ def fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} must lie in 0..1")
+    return value
+
+
+def radius(text: str) -> int:
+    """Parse a radius of affinities in 1..64."""
+    value = positive_int(text)
+    if value > LARGEST_RADIUS:
+        raise argparse.ArgumentTypeError(f"{text} is above {LARGEST_RADIUS}")
+    return value
+
+
+def network_name(text: str) -> str:
+    """Parse a network; the published form `net.resnet50_cam` works as well."""
+    return text.removeprefix("net.").removesuffix("_cam").removesuffix("_irn")
+
+
+def non_negative_float(text: str) -> float:
+    """Parse a number of at least 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
     return value
 
 
@@ -235,7 +257,10 @@ def _run(parser: argparse.ArgumentParser) -> None:
         help="arithmetic of the networks (bfloat16 by autocast)",
     )
     group.add_argument(
-        "--overwrite", action=BooleanAction, default=False, help="redo what is already there"
+        "--overwrite",
+        action=BooleanAction,
+        default=False,
+        help="redo what is already there; repeat without it to go on after an interruption",
     )
     group.add_argument(
         "--force",
@@ -278,7 +303,7 @@ def _cam(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("CAM training and inference")
     group.add_argument("--cam_crop_size", type=positive_int, default=336, help="pixels")
     group.add_argument(
-        "--cam_long_side", type=number_list, default=(210.0, 420.0), help="least,greatest pixels"
+        "--cam_long_side", type=number_list, default="210,420", help="least,greatest pixels"
     )
     group.add_argument("--cam_batch_size", type=positive_int, default=16, help="pictures per step")
     group.add_argument("--cam_num_epoches", type=positive_int, default=10, help="epochs")
@@ -296,7 +321,9 @@ def _cam(parser: argparse.ArgumentParser) -> None:
         choices=("sgd", "adamw"),
         help="of the transformer: sgd as published; adamw where it starts from random weights",
     )
-    group.add_argument("--cam_weight_decay", type=float, default=1e-4, help="L2 penalty")
+    group.add_argument(
+        "--cam_weight_decay", type=non_negative_float, default=1e-4, help="L2 penalty"
+    )
     group.add_argument(
         "--momentum",
         type=fraction,
@@ -305,7 +332,10 @@ def _cam(parser: argparse.ArgumentParser) -> None:
         "momentum, so 1e-4 is what it ran with; 0.9 is another experiment",
     )
     group.add_argument(
-        "--cam_lambda", type=float, default=0.1, help="weight of the L1 loss between the branches"
+        "--cam_lambda",
+        type=non_negative_float,
+        default=0.1,
+        help="weight of the L1 loss between the branches",
     )
     group.add_argument(
         "--cam_refine_epoch", type=positive_int, default=2, help="epoch from which the L1 loss acts"
@@ -313,7 +343,7 @@ def _cam(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cam_scales",
         type=number_list,
-        default=(1.0, 0.5, 1.5, 2.0, 0.75, 1.25, 1.75),
+        default="1.0,0.5,1.5,2.0,0.75,1.25,1.75",
         help="comma-separated factors, each also mirrored",
     )
     group.add_argument(
@@ -338,7 +368,13 @@ def _cam_networks(parser: argparse.ArgumentParser) -> None:
         choices=("pretrained", "random"),
         help="where all networks start: ImageNet weights or random ones",
     )
-    group.add_argument("--cnn", default="resnet152", help="torchvision ResNet or timm CNN")
+    group.add_argument(
+        "--cnn",
+        "--cam_network",
+        type=network_name,
+        default="resnet152",
+        help="torchvision ResNet or timm CNN",
+    )
     group.add_argument("--cnn_weights", help="local ImageNet weights of the CNN")
     group.add_argument(
         "--cnn_frozen_stages",
@@ -385,7 +421,13 @@ def _irn(parser: argparse.ArgumentParser) -> None:
         default=0.15,
         help="background score, confident background",
     )
-    group.add_argument("--irn_backbone", default="resnet50", help="torchvision ResNet or timm CNN")
+    group.add_argument(
+        "--irn_backbone",
+        "--irn_network",
+        type=network_name,
+        default="resnet50",
+        help="torchvision ResNet or timm CNN",
+    )
     group.add_argument(
         "--irn_backbone_weights",
         help="local weights of the frozen backbone, or 'cam' for those of the trained CNN branch",
@@ -396,9 +438,11 @@ def _irn(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--irn_learning_rate", type=positive_float, default=0.1, help="edges; displacements 10 x"
     )
-    group.add_argument("--irn_weight_decay", type=float, default=1e-4, help="L2 penalty")
     group.add_argument(
-        "--irn_radius", type=positive_int, default=10, help="of training pairs, cells of 4 pixels"
+        "--irn_weight_decay", type=non_negative_float, default=1e-4, help="L2 penalty"
+    )
+    group.add_argument(
+        "--irn_radius", type=radius, default=10, help="of training pairs, cells of 4 pixels"
     )
     group.add_argument(
         "--irn_min_input",
@@ -414,7 +458,7 @@ def _random_walk(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--exp_times", type=non_negative_int, default=8, help="2 to the power of this many steps"
     )
-    group.add_argument("--walk_radius", type=positive_int, default=5, help="cells of 4 pixels")
+    group.add_argument("--walk_radius", type=radius, default=5, help="cells of 4 pixels")
     group.add_argument(
         "--ins_seg_bg_thres", type=fraction, default=0.25, help="background score of instances"
     )
@@ -446,8 +490,11 @@ def _outputs(parser: argparse.ArgumentParser) -> None:
 
 def _steps(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("steps")
-    group.add_argument("--steps", type=step_list, help=f"exactly these, of {', '.join(STEP_NAMES)}")
-    group.add_argument(
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--steps", type=step_list, help=f"exactly these, of {', '.join(STEP_NAMES)}"
+    )
+    either.add_argument(
         "--from_step",
         choices=STEP_NAMES,
         metavar="STEP",

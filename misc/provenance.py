@@ -10,7 +10,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,13 @@ def write_record(
         record: what makes it.
         lists: for every list of ids: name, number of ids, SHA-256. For the reader; the hash that
             counts belongs to `record.inputs`.
-        facts: versions, commit and host; those of this process when None.
+        facts: more to keep beside versions, commit and host, such as the training history.
     """
     content = {
         **record.content(),
         "fingerprint": record.fingerprint,
         "lists": lists or {},
-        "facts": facts if facts is not None else run_facts(),
+        "facts": {**run_facts(), **(facts or {})},
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
     }
@@ -161,7 +161,8 @@ def prepare_output(
         expected: what makes the outputs now.
         suffix: of the output files, such as `.png`. No other file is ever removed.
         overwrite: remove outputs that are there.
-        force: keep outputs that something else made, and their record.
+        force: keep outputs that something else made; the record then says that the folder is
+            mixed, so that later runs refuse it without `force`.
         option: the option that names the folder, for the message.
         lists: see `write_record`.
 
@@ -180,7 +181,11 @@ def prepare_output(
     if not finished:
         write_record(folder, expected, lists)
         return 0
-    _require_equal(f"{len(finished)} *{suffix} in {folder}", expected, recorded, force, option)
+    what = f"{len(finished)} *{suffix} in {folder}"
+    if _require_equal(what, expected, recorded, force, option):
+        _add_lists(folder, expected, lists)
+    else:
+        write_record(folder, _mixed(expected, recorded), lists)
     log(f"{folder}: {len(finished)} finished outputs are kept (--overwrite redoes them).")
     return len(finished)
 
@@ -218,9 +223,25 @@ def keep_file(
     return True
 
 
+def _mixed(expected: Record, recorded: Record | None) -> Record:
+    """Record of a folder that holds outputs of `expected` beside others."""
+    before = "unknown" if recorded is None else recorded.fingerprint
+    return replace(expected, inputs={**expected.inputs, "mixed_with": before})
+
+
+def _add_lists(
+    folder: Path, expected: Record, lists: Mapping[str, Mapping[str, Any]] | None
+) -> None:
+    """Add lists that a folder was made for since its record was written."""
+    recorded = read_json(record_path(folder)).get("lists", {})
+    if any(recorded.get(name) != entry for name, entry in (lists or {}).items()):
+        write_record(folder, expected, {**recorded, **(lists or {})})
+
+
 def _require_equal(
     what: str, expected: Record, recorded: Record | None, force: bool, option: str
-) -> None:
+) -> bool:
+    """True when an output is what the arguments would make, False when it is kept by force."""
     if recorded is None:
         differences = ["there is no record of what made it"]
     else:
@@ -233,6 +254,7 @@ def _require_equal(
             f"with --from_step {expected.step} --overwrite, keep it with --force, or choose "
             f"another {option}."
         )
+    return not differences
 
 
 def _outputs(folder: Path, suffix: str) -> list[Path]:

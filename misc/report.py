@@ -2,11 +2,13 @@
 
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from misc.distributed import is_main_process, select_device
-from misc.files import write_json
+from misc.files import read_json, write_json
+from misc.options import STEP_NAMES
 from misc.progress import log
 from misc.seed import run_facts
 from voc12.needs import SCORING_STEPS
@@ -18,17 +20,39 @@ _NOT_ARGUMENTS = ("data_source",)
 class Report:
     """Results by step, written to `result/metrics.json` after every step.
 
+    Steps before the first one of this run keep the results of the metrics.json that is there, as
+    their outputs are the inputs of this run; `carried_over` names them.
+
     Args:
         args: the options of the run.
+        steps: names of the steps that will run.
     """
 
-    def __init__(self, args: Namespace) -> None:
+    def __init__(self, args: Namespace, steps: Sequence[str]) -> None:
         self.args = args
         self.path: Path = args.result_dir / "metrics.json"
+        self._earlier = STEP_NAMES[: STEP_NAMES.index(steps[0])]
+        self._previous = self._read_previous()
         self._start = time.perf_counter()
         self._results: dict[str, dict[str, Any]] = {}
         self._seconds: dict[str, float] = {}
         self._memory: dict[str, dict[str, int]] = {}
+
+    def _read_previous(self) -> dict[str, Any]:
+        """The metrics.json that is there, if it is of the same evaluation list and classes."""
+        if not self.path.is_file():
+            return {}
+        previous = read_json(self.path)
+        same = all(
+            previous.get("arguments", {}).get(name) == _plain(getattr(self.args, name))
+            for name in ("voc12_root", "eval_list", "class_names")
+        )
+        return previous if same else {}
+
+    def _carried(self, part: str) -> dict[str, Any]:
+        """Entries of earlier steps in a part (`steps`, `seconds`, ..) of the previous file."""
+        entries = self._previous.get(part, {})
+        return {step: entries[step] for step in self._earlier if step in entries}
 
     def add(
         self, step: str, result: dict[str, Any], seconds: float, memory: dict[str, int]
@@ -58,21 +82,22 @@ class Report:
                 "mask": mask.get("iou"),
                 "instances": instances.get("ap"),
             },
-            "steps": self._results,
+            "steps": {**self._carried("steps"), **self._results},
+            "carried_over": sorted(self._carried("steps")),
             "eval_list": self._eval_list(),
             "arguments": {name: _plain(value) for name, value in arguments.items()},
             "seed": self.args.seed,
-            "seconds": self._seconds,
+            "seconds": {**self._carried("seconds"), **self._seconds},
             "total_seconds": round(self.total_seconds(), 3),
-            "peak_memory_bytes": self._memory,
+            "peak_memory_bytes": {**self._carried("peak_memory_bytes"), **self._memory},
             **run_facts(select_device(self.args.device)),
         }
 
     def _scores(self, step: str) -> dict[str, Any]:
-        return self._results.get(step, {})
+        return {**self._carried("steps"), **self._results}.get(step, {})
 
     def _eval_list(self) -> dict[str, Any] | None:
-        if not any(step in self._results for step in SCORING_STEPS):
+        if not any(self._scores(step) for step in SCORING_STEPS):
             return None  # the list may not even exist
         pictures = open_source(self.args).id_list(self.args.eval_list)
         return {"name": pictures.name, "source": pictures.source, "sha256": pictures.sha256}

@@ -16,6 +16,7 @@ from misc.files import atomic_path
 from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL, voc_palette
 
 _CELL_INCHES = 1.9
+_GREATEST_CELL_RATIO = 3  # height to width; taller pictures get empty sides
 _CAPTION_INCHES = 0.32
 _LEGEND_INCHES = 0.25
 _LEGEND_LINE_INCHES = 0.21
@@ -150,7 +151,8 @@ def _row_inches(row: FigureRow) -> float:
 
 
 def _picture_inches(row: FigureRow) -> float:
-    return max(_CELL_INCHES * cell.shape[0] / cell.shape[1] for cell in row.cells.values())
+    ratio = max(cell.shape[0] / cell.shape[1] for cell in row.cells.values())
+    return _CELL_INCHES * min(ratio, _GREATEST_CELL_RATIO)
 
 
 def _draw_row(
@@ -166,7 +168,10 @@ def _draw_row(
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color(_FRAME_COLOUR)
         if title in row.cells:
+            rows, across = row.cells[title].shape[:2]
+            margin = max(0, rows / _GREATEST_CELL_RATIO - across) / 2
             axes.imshow(row.cells[title], interpolation="lanczos", aspect="auto")
+            axes.set_xlim(-0.5 - margin, across - 0.5 + margin)  # pixel centres are whole numbers
         else:
             axes.spines[:].set_visible(False)
         if with_titles:

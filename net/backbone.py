@@ -4,19 +4,26 @@ The published networks are ResNets whose last stage keeps stride 1 (without dila
 output stride is 16, and whose batch norms always use running statistics.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from misc.checkpoint import load_checkpoint, state_dict_of
 from misc.errors import UserError
-from net.pretrained import fetch, state_for_timm, torchvision_file
+from net.normalisation import InputConversion
+from net.pretrained import (
+    fetch,
+    of_larger_network,
+    require_weights,
+    state_for_timm,
+    torchvision_file,
+)
 
 OUTPUT_STRIDE = 16
 
@@ -119,18 +126,12 @@ class TimmBackbone(Backbone):
         self.channels = (*info.channels()[repeat], *info.channels())
         self.strides = (*info.reduction()[repeat], *info.reduction())
         self._rounds_down = _rounds_down(features, info.reduction())
-        config = features.default_cfg if hasattr(features, "default_cfg") else {}
-        mean = torch.tensor(config.get("mean", IMAGENET_DEFAULT_MEAN)).view(3, 1, 1)
-        std = torch.tensor(config.get("std", IMAGENET_DEFAULT_STD)).view(3, 1, 1)
-        imagenet_mean = torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1)
-        imagenet_std = torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1)
-        self.register_buffer("input_scale", imagenet_std / std, persistent=False)
-        self.register_buffer("input_shift", (imagenet_mean - mean) / std, persistent=False)
+        self.convert_input = InputConversion(getattr(features, "default_cfg", None))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """See `Backbone.forward`."""
         height, width = images.shape[-2:]
-        images = images * self.input_scale + self.input_shift
+        images = self.convert_input(images)
         if self._rounds_down:
             images = F.pad(images, (0, -width % OUTPUT_STRIDE, 0, -height % OUTPUT_STRIDE))
         maps = [
@@ -203,7 +204,7 @@ def build_backbone(
                 if weights is not None
                 else fetch(torchvision_file(name), option)
             )
-            _load_resnet(backbone, state, weights or name)
+            load_backbone(backbone, state, weights or name)
         return backbone
     if name in timm.list_models():
         return TimmBackbone(_timm_features(name, init, weights, option), fixed_batchnorm)
@@ -217,35 +218,38 @@ def _is_torchvision_resnet(name: str) -> bool:
     return builder.__module__ == torchvision.models.resnet.__name__
 
 
-def _load_resnet(backbone: ResNetBackbone, state: dict[str, Tensor], source: str) -> None:
-    """Load torchvision-named weights (with or without `backbone.` in front)."""
+def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], source: Path | str) -> None:
+    """Load the tensors of a backbone; what else the file holds, as a classifier, is left out.
+
+    Args:
+        backbone: gets the weights.
+        state: tensors by the backbone's names, with or without `backbone.` in front; batch
+            counters (`num_batches_tracked`) may be missing.
+        source: the file, for messages.
+
+    Raises:
+        UserError: the tensors belong to another network.
+    """
     own = backbone.state_dict()
-    stripped = {key.removeprefix("backbone."): v for key, v in state.items()}
-    wrong = [
-        key
-        for key, value in own.items()
-        if not key.endswith("num_batches_tracked")
-        and (key not in stripped or stripped[key].shape != value.shape)
-    ]
-    if wrong:
+    state = {key.removeprefix("backbone."): value for key, value in state.items()}
+    require_weights(own, state, source)
+    if more := of_larger_network(own, state):
         raise UserError(
-            f"{source} does not hold the weights of this ResNet: {len(wrong)} of {len(own)} "
-            f"tensors are missing or of another shape, the first is {wrong[0]}."
+            f"{source} does not hold the weights of this network but those of a larger one: it has "
+            f"{len(more)} tensors more, the first is {more[0]}."
         )
-    backbone.load_state_dict({k: v for k, v in stripped.items() if k in own}, strict=False)
+    backbone.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
 
 
 def _timm_features(name: str, init: str, weights: str | None, option: str) -> nn.Module:
-    overlay = None
-    if weights is not None:
-        overlay = {"state_dict": state_for_timm(name, weights)}
+    state = None if weights is None else state_for_timm(name, weights)
     try:
         features = timm.create_model(
             name,
             features_only=True,
             output_stride=OUTPUT_STRIDE,
             pretrained=init == "pretrained" or weights is not None,
-            pretrained_cfg_overlay=overlay,
+            pretrained_cfg_overlay=state and {"state_dict": dict(state)},
         )
     except (OSError, ConnectionError) as error:
         raise UserError(
@@ -260,7 +264,14 @@ def _timm_features(name: str, init: str, weights: str | None, option: str) -> nn
     strides = features.feature_info.reduction()
     if strides[-1] != OUTPUT_STRIDE or len(strides) not in (4, 5) or 4 not in strides:
         raise UserError(f"{name} has feature strides {strides}; strides from 4 to 16 are needed.")
+    if state is not None:  # timm itself is content with files that lack some of them
+        require_weights(features.state_dict(), state, weights, rename=_flat)
     return features
+
+
+def _flat(name: str) -> str:
+    """Tensor name without dots, which timm takes out of stage names (`stages.0` -> `stages_0`)."""
+    return name.replace(".", "_")
 
 
 @torch.no_grad()

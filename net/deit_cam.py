@@ -1,13 +1,22 @@
 """The transformer branch: recursive passes, overlapping tiles, class maps times attention."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from misc.errors import UserError
-from net.tiling import TileGrid, cut_tiles, merge_tiles, pad_to_tiles
+from net.normalisation import InputConversion
+from net.tiling import (
+    TileGrid,
+    cut_tiles,
+    each_tile,
+    merge_tiles,
+    pad_to_tiles,
+    padded_grid,
+)
 from net.vit import build_vit, embed, patch_tokens, record_cls_rows
 
 
@@ -31,6 +40,7 @@ class DeitCam(nn.Module):
     ) -> None:
         super().__init__()
         self.vit = vit
+        self.convert_input = InputConversion(getattr(vit, "default_cfg", None))
         self.head = nn.Conv2d(vit.embed_dim, num_classes, kernel_size=3, padding=1)
         self.num_passes = num_passes
         self.patch_size: int = vit.patch_embed.patch_size[0]
@@ -44,7 +54,7 @@ class DeitCam(nn.Module):
 
     def _tile_maps(self, tiles: Tensor) -> Tensor:
         """Class maps of tiles: (T, 3, S, S) -> raw head output (T, C, S / patch, S / patch)."""
-        tokens = embed(self.vit, tiles)
+        tokens = embed(self.vit, self.convert_input(tiles))
         for _ in range(self.num_passes):
             tokens = tokens + self.vit.blocks(tokens)
         return self.head(patch_tokens(self.vit, tokens))
@@ -81,7 +91,8 @@ class DeitCam(nn.Module):
         """CAMs of pictures of any sizes, each averaged with nothing but summed over its flip.
 
         Tiles have one size whatever the picture, so tiles of all pictures, scales and flips share
-        batches of `tile_batch`; memory depends on that number, not on the pictures.
+        batches of `tile_batch`. They are cut when their batch runs: beside the pictures there are
+        only one batch of tiles, the padded pictures it is cut from, and the small class maps.
 
         Args:
             images: normalised pictures (3, h, w), for example one picture at several scales.
@@ -90,15 +101,25 @@ class DeitCam(nn.Module):
         Returns:
             Per picture (C, ceil(h / patch), ceil(w / patch)), non-negative float32.
         """
-        pairs = [torch.stack([image, image.flip(-1)]) for image in images]
-        padded = [pad_to_tiles(pair, self.tile_size, self.tile_stride) for pair in pairs]
-        tiles = torch.cat([cut_tiles(pair, grid) for pair, grid in padded])
-        maps = torch.cat([self.tile_cams(part).float() for part in tiles.split(tile_batch)])
-        parts = maps.split([2 * grid.count for _, grid in padded])
+        tiles, batches = self._tiles_of_pairs(images), []
+        while batch := list(islice(tiles, tile_batch)):
+            batches.append(self.tile_cams(torch.stack(batch)).float())
+        sizes = [image.shape[-2:] for image in images]
+        grids = [padded_grid(*size, self.tile_size, self.tile_stride) for size in sizes]
+        parts = torch.cat(batches).split([2 * grid.count for grid in grids])
         return [
-            self._merge_pair(part, grid, image.shape[-2:])
-            for part, (_, grid), image in zip(parts, padded, images, strict=True)
+            self._merge_pair(part, grid, size)
+            for part, grid, size in zip(parts, grids, sizes, strict=True)
         ]
+
+    def _tiles_of_pairs(self, images: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Tiles (3, S, S) of [picture, flip] of every picture, one pair in memory at a time."""
+        for image in images:
+            yield from each_tile(
+                *pad_to_tiles(
+                    torch.stack([image, image.flip(-1)]), self.tile_size, self.tile_stride
+                )
+            )
 
     def _merge_pair(self, maps: Tensor, grid: TileGrid, size: tuple[int, int]) -> Tensor:
         """Merge the tiles of [picture, flip], crop the padding, relu, add the flip flipped back."""

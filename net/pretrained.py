@@ -1,6 +1,6 @@
 """ImageNet weights: where they come from, and what to say when they cannot be had."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,20 +90,69 @@ def state_for_timm(
 
     A file with timm's keys is used as it is. A file from another code base whose tensors have the
     same shapes in the same order (such as EfficientNet-Lite0 of `efficientnet_lite_pytorch`) is
-    renamed by position.
+    renamed by position. Batch counters (`num_batches_tracked`) may be missing.
 
     Raises:
         UserError: the tensors belong to another network.
     """
     state = state_dict_of(load_checkpoint(path))
     wanted = timm.create_model(name, **(model_args or {})).state_dict()
-    shared = [key for key in wanted if key in state]
-    if len(shared) >= 0.9 * len([key for key in wanted if not key.startswith("head")]):
+    learnt = _without_counters(wanted)
+    shared = [key for key in learnt if key in state]
+    enough = len(shared) >= 0.9 * len([key for key in learnt if not key.startswith("head")])
+    if enough and not of_larger_network(wanted, state):
         return state
-    if [tuple(v.shape) for v in state.values()] == [tuple(v.shape) for v in wanted.values()]:
-        log(f"{path}: {len(wanted)} tensors of {name} matched by position, not by name")
-        return dict(zip(wanted, state.values(), strict=True))
+    for own in (wanted, learnt):
+        if [value.shape for value in state.values()] == [value.shape for value in own.values()]:
+            log(f"{path}: {len(own)} tensors of {name} matched by position, not by name")
+            return dict(zip(own, state.values(), strict=True))
     raise UserError(
         f"{path} holds {len(state)} tensors of which {len(shared)} are named as in {name} "
         f"({len(wanted)} tensors): give the weights of {name}."
     )
+
+
+def _without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: v for key, v in state.items() if not key.endswith("num_batches_tracked")}
+
+
+def require_weights(
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    source: Path | str,
+    rename: Callable[[str], str] = str,
+    resized: Container[str] = (),
+) -> None:
+    """Check that a weight file has every tensor of a network but the batch counters.
+
+    Args:
+        own: state dict of the network.
+        state: tensors of the file.
+        source: the file, for the message.
+        rename: applied to the names of both sides before they are compared.
+        resized: names of tensors that may have another shape.
+
+    Raises:
+        UserError: tensors are missing or of another shape.
+    """
+    shapes = {rename(key): value.shape for key, value in state.items()}
+    wrong = [
+        key
+        for key, value in _without_counters(own).items()
+        if shapes.get(rename(key)) != value.shape and not (key in resized and key in state)
+    ]
+    if wrong:
+        raise UserError(
+            f"{source} does not hold the weights of this network: {len(wrong)} of {len(own)} "
+            f"tensors are missing or of another shape, the first is {wrong[0]}."
+        )
+
+
+def of_larger_network(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Weights of a file that lie in parts of the network (`layer3`) but are not in the network."""
+    parts = {key.split(".")[0] for key in own}
+    return [
+        key
+        for key in state
+        if key not in own and key.endswith(".weight") and key.split(".")[0] in parts
+    ]

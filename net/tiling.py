@@ -6,6 +6,7 @@ position (weights 1, 1/2 and 1/4 in the figure of the paper). All functions are 
 any device.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -62,6 +63,13 @@ def padded_side(side: int, tile: int, stride: int) -> int:
     return max((side // stride + 1) * stride, tile)
 
 
+def padded_grid(height: int, width: int, tile: int, stride: int) -> TileGrid:
+    """Windows of a height x width picture after padding."""
+    return TileGrid(
+        padded_side(height, tile, stride), padded_side(width, tile, stride), tile, stride
+    )
+
+
 def pad_to_tiles(images: Tensor, tile: int, stride: int) -> tuple[Tensor, TileGrid]:
     """Zero-pad (B, C, h, w) to the right and bottom until the windows fit.
 
@@ -69,9 +77,7 @@ def pad_to_tiles(images: Tensor, tile: int, stride: int) -> tuple[Tensor, TileGr
         The padded images (B, C, H, W) and their grid in pixels.
     """
     height, width = images.shape[-2:]
-    grid = TileGrid(
-        padded_side(height, tile, stride), padded_side(width, tile, stride), tile, stride
-    )
+    grid = padded_grid(height, width, tile, stride)
     return F.pad(images, (0, grid.width - width, 0, grid.height - height)), grid
 
 
@@ -83,6 +89,14 @@ def cut_tiles(images: Tensor, grid: TileGrid) -> Tensor:
     windows = images.unfold(2, grid.tile, grid.stride).unfold(3, grid.tile, grid.stride)
     # (B, C, rows, columns, t, t) -> (rows, columns, B, C, t, t)
     return windows.permute(2, 3, 0, 1, 4, 5).reshape(-1, images.shape[1], grid.tile, grid.tile)
+
+
+def each_tile(images: Tensor, grid: TileGrid) -> Iterator[Tensor]:
+    """The windows of `cut_tiles` one by one, in the same order, as views (C, tile, tile)."""
+    for row in range(grid.rows):
+        for column in range(grid.columns):
+            top, left = row * grid.stride, column * grid.stride
+            yield from images[..., top : top + grid.tile, left : left + grid.tile]
 
 
 def merge_tiles(maps: Tensor, grid: TileGrid) -> Tensor:

@@ -2,15 +2,27 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from misc.errors import UserError
-from net.pretrained import DEIT_SMALL, fetch, state_for_timm
+from net.pretrained import DEIT_SMALL, fetch, require_weights, state_for_timm
+
+# what timm and torch raise for arguments that they do not know or cannot use
+_BUILD_ERRORS = (
+    TypeError,
+    ValueError,
+    AssertionError,
+    AttributeError,
+    RuntimeError,
+    LookupError,
+    ArithmeticError,
+)
 
 
 def build_vit(
@@ -36,33 +48,34 @@ def build_vit(
     if name not in timm.list_models():
         raise UserError(f"--vit {name} is not a timm model; see timm.list_models('*vit*').")
     options = dict(model_args or {}, num_classes=0, img_size=image_size)
-    state = None
-    if weights is not None:
-        state = state_for_timm(name, weights, model_args)
-    elif init == "pretrained" and name == DEIT_SMALL.name:
-        state = fetch(DEIT_SMALL, option="--vit_weights")
+    published = weights is None and init == "pretrained" and name == DEIT_SMALL.name
+    by_timm = weights is None and init == "pretrained" and not published
     try:
-        if state is not None:
-            overlay = {"state_dict": {k: v for k, v in state.items() if not k.startswith("head.")}}
-            vit = timm.create_model(
-                name,
-                pretrained=True,
-                pretrained_cfg_overlay=dict(overlay, num_classes=0),
-                **options,
-            )
-        else:
-            vit = timm.create_model(name, pretrained=init == "pretrained", **options)
+        vit = timm.create_model(name, pretrained=by_timm, **options)
     except (OSError, ConnectionError) as error:
         raise UserError(
             f"the ImageNet weights of {name} could not be downloaded ({type(error).__name__}); "
             "name a local file with --vit_weights or start from --init random."
         ) from None
-    except (TypeError, AssertionError, RuntimeError) as error:
+    except _BUILD_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"--vit {name} cannot be built for {image_size} px tiles: {error}."
+            f"--vit {name} cannot be built for {image_size} px tiles: {reason}."
         ) from None
     _require_plain(vit, name)
+    if published:
+        _load(vit, fetch(DEIT_SMALL, option="--vit_weights"), DEIT_SMALL.cached)
+    elif weights is not None:
+        _load(vit, state_for_timm(name, weights, model_args), weights)
     return vit
+
+
+def _load(vit: VisionTransformer, state: dict[str, Tensor], source: Path | str) -> None:
+    """Load all but the classifier; position embeddings are resized to the input's size."""
+    own = vit.state_dict()
+    require_weights(own, state, source, resized=("pos_embed",))
+    kept = {key: value for key, value in state.items() if key in own}
+    vit.load_state_dict(checkpoint_filter_fn(kept, vit))
 
 
 def _require_plain(vit: nn.Module, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from misc import lineage
 from misc.distributed import shard
+from misc.files import up_to_date
 from misc.parallel import map_pictures
 from misc.progress import log
 from misc.provenance import prepare_output
@@ -34,11 +35,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         option="--ir_label_out_dir",
         lists=lineage.list_facts(args, args.train_list),
     )
-    outputs = {i: args.ir_label_out_dir / f"{i}{SUFFIX}" for i in shard(ids)}
     work = [
         (source.devkit.image_path(i), args.cam_out_dir / f"{i}.npz", path)
-        for i, path in outputs.items()
-        if not path.is_file()
+        for i in shard(ids)
+        if not up_to_date(
+            path := args.ir_label_out_dir / f"{i}{SUFFIX}", args.cam_out_dir / f"{i}.npz"
+        )
     ]
     log(f"cam_to_ir_label: {len(work)} of {len(ids)} pictures")
     label = partial(write_ir_label, fg_thres=args.conf_fg_thres, bg_thres=args.conf_bg_thres)

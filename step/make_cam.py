@@ -17,7 +17,7 @@ from misc import lineage
 from misc.cam_maps import fuse, normalise_maps, sum_scales
 from misc.checkpoint import load_weights
 from misc.distributed import select_device, shard
-from misc.maps_io import load_cam_keys, save_cam
+from misc.maps_io import load_cam_origin, save_cam
 from misc.progress import log, progress
 from misc.provenance import prepare_output
 from misc.training import autocast, eval_loader
@@ -102,7 +102,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     ids = source.ids_of(*lists)
     labels = source.image_labels(ids)
     keys = {image_id: np.flatnonzero(labels[image_id]) for image_id in ids}
-    left = [i for i in shard(ids) if not _finished(args.cam_out_dir / f"{i}{SUFFIX}", keys[i])]
+    left = [
+        i
+        for i in shard(ids)
+        if not _finished(args.cam_out_dir / f"{i}{SUFFIX}", keys[i], source.picture_hash(i))
+    ]
     log(f"make_cam: {len(left)} of {len(ids)} pictures, fusion {args.cam_fusion}")
     dataset = MultiScaleDataset(source.devkit, left, args.cam_scales)
     for item in progress(eval_loader(dataset, None, args.num_workers), "make_cam"):
@@ -118,10 +122,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 args.cam_tile_batch,
             )
         path = args.cam_out_dir / f"{name}{SUFFIX}"
-        save_cam(path, keys[name], cam.cpu().numpy(), high_res.cpu().numpy())
+        maps = cam.cpu().numpy(), high_res.cpu().numpy()
+        save_cam(path, keys[name], *maps, picture=source.picture_hash(name))
     return {"pictures": len(ids), "made": len(left)}
 
 
-def _finished(path: Path, keys: np.ndarray) -> bool:
-    """Whether a CAM is there, of the same classes (image labels may have changed)."""
-    return path.is_file() and np.array_equal(load_cam_keys(path), keys)
+def _finished(path: Path, keys: np.ndarray, picture: int) -> bool:
+    """Whether a CAM is there, of the same picture and classes (labels may have changed)."""
+    if not path.is_file():
+        return False
+    made_keys, made_picture = load_cam_origin(path)
+    return np.array_equal(made_keys, keys) and made_picture == picture

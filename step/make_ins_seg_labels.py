@@ -10,16 +10,17 @@ from typing import Any
 from misc import lineage
 from misc.instances import instances_from_maps
 from misc.maps_io import save_instances
-from step.make_sem_seg_labels import infer, prepare
+from misc.progress import log
+from step.make_sem_seg_labels import Output, infer, prepare
 
 SUFFIX = ".npz"
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Write the instances of the inference list."""
-    lineage.require_input(args.irn_weights_name, lineage.irn_training, args)
-    lineage.require_input(args.cam_out_dir, lineage.cams, args)
-    left = prepare(args, args.ins_seg_out_dir, lineage.instances(args), SUFFIX, "--ins_seg_out_dir")
+    output = Output(args.ins_seg_out_dir, lineage.instances(args), SUFFIX)
+    left = prepare(args, {"--ins_seg_out_dir": output})
+    log(f"make_ins_seg_labels: {len(left)} pictures to do")
     for one in infer(args, left, "make_ins_seg_labels"):
         found = instances_from_maps(
             one.cam,

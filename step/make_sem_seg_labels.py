@@ -5,7 +5,7 @@ Reads pictures of `--infer_list`, `result/cam` and `sess/res50_irn.pth`; writes 
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from misc import lineage
 from misc.checkpoint import load_weights
 from misc.distributed import select_device, shard
-from misc.files import atomic_path
+from misc.files import atomic_path, up_to_date
 from misc.maps_io import CamMaps, load_cam, write_label
 from misc.progress import log, progress
 from misc.provenance import Record, prepare_output
@@ -28,6 +28,14 @@ from voc12.dataset import MultiScaleDataset
 from voc12.source import open_source
 
 SUFFIX = ".png"
+
+
+class Output(NamedTuple):
+    """A folder of outputs, what makes them, and the suffix of its files."""
+
+    folder: Path
+    record: Record
+    suffix: str
 
 
 class Inference(NamedTuple):
@@ -41,24 +49,37 @@ class Inference(NamedTuple):
     displacement: Tensor
 
 
-def prepare(
-    args: argparse.Namespace, folder: Path, record: Record, suffix: str, option: str
-) -> list[str]:
-    """Check the inputs, prepare the output folder, and return the ids that are left to do."""
+def prepare(args: argparse.Namespace, outputs: Mapping[str, Output]) -> list[str]:
+    """Check the inputs, prepare the output folders, and return the ids that are left to do.
+
+    Args:
+        args: options.
+        outputs: what is written, by the option that names its folder. A picture is done when all
+            its outputs are there and newer than its CAM.
+    """
     ids = open_source(args).id_list(args.infer_list).ids
+    lineage.require_input(args.irn_weights_name, lineage.irn_training, args)
+    lineage.require_input(args.cam_out_dir, lineage.cams, args)
     lineage.require_ids(args.cam_out_dir, ".npz", ids, "make_cam")
-    prepare_output(
-        folder,
-        record,
-        suffix,
-        overwrite=args.overwrite,
-        force=args.force,
-        option=option,
-        lists=lineage.list_facts(args, args.infer_list),
-    )
-    left = [i for i in shard(ids) if not (folder / f"{i}{suffix}").is_file()]
-    log(f"{record.step}: {len(left)} of {len(ids)} pictures")
-    return left
+    lists = lineage.list_facts(args, args.infer_list)
+    for option, (folder, record, suffix) in outputs.items():
+        prepare_output(
+            folder,
+            record,
+            suffix,
+            overwrite=args.overwrite,
+            force=args.force,
+            option=option,
+            lists=lists,
+        )
+    return [
+        i
+        for i in shard(ids)
+        if not all(
+            up_to_date(folder / f"{i}{suffix}", args.cam_out_dir / f"{i}.npz")
+            for folder, _, suffix in outputs.values()
+        )
+    ]
 
 
 def infer(args: argparse.Namespace, ids: list[str], description: str) -> Iterator[Inference]:
@@ -85,11 +106,15 @@ def write_edge(path: Path, edge: Tensor) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Write the pseudo masks of the inference list."""
-    lineage.require_input(args.irn_weights_name, lineage.irn_training, args)
-    lineage.require_input(args.cam_out_dir, lineage.cams, args)
-    record = lineage.pseudo_masks(args)
-    left = prepare(args, args.sem_seg_out_dir, record, SUFFIX, "--sem_seg_out_dir")
+    """Write the pseudo masks and edge maps of the inference list."""
+    left = prepare(
+        args,
+        {
+            "--sem_seg_out_dir": Output(args.sem_seg_out_dir, lineage.pseudo_masks(args), SUFFIX),
+            "--edge_out_dir": Output(args.edge_out_dir, lineage.edges(args), SUFFIX),
+        },
+    )
+    log(f"make_sem_seg_labels: {len(left)} pictures to do")
     for one in infer(args, left, "make_sem_seg_labels"):
         label = propagate_to_label(
             one.cam,

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from misc import lineage
 from misc.checkpoint import save_checkpoint
 from misc.distributed import select_device
+from misc.errors import UserError
 from misc.progress import log, progress
-from misc.provenance import keep_file, write_record
+from misc.provenance import keep_file, read_record, write_record
 from misc.schedule import PolyAdamW, PolySGD
 from misc.seed import seed_everything
 from misc.training import Training, autocast, eval_loader, fit_batch, to_device
@@ -126,6 +127,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     deit_kept = keep_file(args.deit_weights_name, record, option="--deit_weights_name", **keep)
     if cnn_kept and deit_kept:
         return {}
+    for path, kept in ((args.cam_weights_name, cnn_kept), (args.deit_weights_name, deit_kept)):
+        recorded = read_record(path) if kept else record
+        if recorded is None or record.differences(recorded):
+            raise UserError(
+                f"{path} comes from elsewhere and the other branch has no weights: both are "
+                "trained together, so give both files, or write to other names with "
+                "--cam_weights_name and --deit_weights_name."
+            )
     training = _prepare(args, source.id_list(args.train_list).ids, record.fingerprint)
     training.run()
     lists = lineage.list_facts(args, args.train_list)

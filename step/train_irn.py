@@ -27,7 +27,7 @@ from misc.provenance import keep_file, write_record
 from misc.schedule import PolySGD
 from misc.seed import seed_everything
 from misc.training import Training, autocast, eval_loader, fit_batch
-from net.backbone import build_backbone, calibrate_batchnorm
+from net.backbone import Backbone, build_backbone, calibrate_batchnorm, load_backbone
 from net.irn import GRID_STRIDE, IRNet
 from net.losses import IrnLosses, irn_losses
 from voc12.dataset import PairDataset, TopLeftDataset
@@ -53,15 +53,13 @@ def build_model(args: argparse.Namespace, trained: bool = False) -> IRNet:
     return IRNet(backbone)
 
 
-def _copy_cam_backbone(args: argparse.Namespace, backbone: torch.nn.Module) -> None:
+def _copy_cam_backbone(args: argparse.Namespace, backbone: Backbone) -> None:
     """Take over the backbone of the trained CNN branch."""
     lineage.require_input(args.cam_weights_name, lineage.cam_training, args)
     state = state_dict_of(load_checkpoint(args.cam_weights_name))
     if is_official(state, "cnn"):
         state = from_official(state, "cnn")
-    prefix = "backbone."
-    own = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-    backbone.load_state_dict(own)
+    load_backbone(backbone, state, args.cam_weights_name)
 
 
 def build_optimiser(

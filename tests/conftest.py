@@ -1,7 +1,11 @@
 """Shared fixtures: golden values of the published implementation, and one finished tiny run."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+# Tiny networks gain nothing from threads, and lose a lot where the machine has other work to do.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pipeline

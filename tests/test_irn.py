@@ -1,5 +1,8 @@
 """IRNet against the published implementation: inference, losses, gradients."""
 
+from argparse import Namespace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +10,13 @@ from networks import NUM_CLASSES, golden_irn, picture
 from numpy.testing import assert_allclose
 
 from misc.affinity import path_index
+from misc.checkpoint import save_checkpoint, to_official
+from misc.consistency import CAM_BACKBONE
 from misc.errors import UserError
 from net.irn import IRNet, build_irn
 from net.losses import irn_losses
+from net.resnet_cam import build_cnn_cam
+from step import train_irn
 
 RADIUS = 10
 
@@ -88,3 +95,25 @@ def test_other_backbones_fit(name, height, width):
     (edge.sum() + displacement.square().sum()).backward()
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
+
+
+@pytest.mark.parametrize("layout", ["ours", "published"])
+def test_backbone_of_the_cnn_branch_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """Files without batch counters will do; those of another network are refused."""
+    monkeypatch.setattr(train_irn.lineage, "require_input", lambda *_: None)
+    cam = build_cnn_cam("resnet18", 4, init="random").state_dict()
+    cam = {key: v for key, v in cam.items() if not key.endswith("num_batches_tracked")}
+    file = tmp_path / "cam.pth"
+    save_checkpoint(file, cam if layout == "ours" else to_official(cam, "cnn"))
+    args = Namespace(
+        irn_backbone="resnet18", irn_backbone_weights=CAM_BACKBONE, cam_weights_name=file
+    )
+    args.init = "pretrained"
+    model = train_irn.build_model(args)
+    for key, value in model.backbone.state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(value, cam[f"backbone.{key}"])
+    args.irn_backbone = "resnet34"
+    with pytest.raises(UserError, match=r"cam\.pth does not hold the weights of this network"):
+        train_irn.build_model(args)

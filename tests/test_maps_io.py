@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 from misc.errors import UserError
 from misc.maps_io import (
     load_cam,
-    load_cam_keys,
+    load_cam_origin,
     load_instances,
     read_image,
     read_label,
@@ -168,12 +168,13 @@ def test_cam_round_trip(tmp_path: Path, num_keys: int) -> None:
     np.testing.assert_array_equal(maps.high_res, high_res.astype(np.float16))
 
 
-def test_keys_are_read_without_the_maps(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", keys=np.array([3, 11]))
-    keys = load_cam_keys(tmp_path / "x.npz")
+def test_origin_is_read_without_the_maps(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", keys=np.array([3, 11]), picture=np.uint32(2**32 - 1))
+    keys, picture = load_cam_origin(tmp_path / "x.npz")
     assert keys.dtype == np.int64 and keys.tolist() == [3, 11]
+    assert picture == 2**32 - 1
     with pytest.raises(UserError, match=r"y\.npz does not exist"):
-        load_cam_keys(tmp_path / "y.npz")
+        load_cam_origin(tmp_path / "y.npz")
 
 
 def test_cams_that_cannot_be_right_are_not_written(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from misc.errors import UserError
+from misc.files import read_json
 from misc.provenance import (
     Record,
     check_record,
@@ -131,7 +132,18 @@ def test_outputs_of_other_arguments_stop_the_step(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"scales is .*--overwrite.*--force.*--cam_out_dir"):
         prepare_output(tmp_path, RECORD, ".npz", option="--cam_out_dir")
     assert prepare_output(tmp_path, RECORD, ".npz", force=True) == 1
-    assert read_record(tmp_path).fingerprint == OTHER.fingerprint
+    mixed = read_record(tmp_path)
+    assert mixed.inputs["mixed_with"] == OTHER.fingerprint
+    for record in (RECORD, OTHER):  # nobody trusts a mixed folder without --force
+        with pytest.raises(UserError, match="mixed_with"):
+            prepare_output(tmp_path, record, ".npz")
+
+
+def test_lists_that_a_folder_serves_add_up(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        prepare_output(tmp_path, RECORD, ".npz", lists={name: {"count": 1}})
+        _finish(tmp_path, f"{name}.npz")
+    assert set(read_json(tmp_path / "made_by.json")["lists"]) == {"train", "val"}
 
 
 def test_outputs_of_unknown_origin_stop_the_step(tmp_path: Path) -> None:

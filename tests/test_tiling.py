@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from net.tiling import TileGrid, cut_tiles, merge_tiles, pad_to_tiles, padded_side
+from net.tiling import TileGrid, cut_tiles, each_tile, merge_tiles, pad_to_tiles, padded_side
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 12), (9, 21), (1, 40)])
@@ -20,6 +20,14 @@ def test_windows_run_row_by_row_then_image_by_image():
     grid = TileGrid(6, 6, tile=4, stride=2)
     corners = cut_tiles(images, grid)[:, 0, 0, 0].tolist()
     assert corners == [0, 36, 2, 38, 12, 48, 14, 50]
+
+
+def test_tiles_one_by_one_are_views_of_the_same_tiles():
+    padded, grid = pad_to_tiles(torch.randn(2, 3, 9, 21), tile=8, stride=4)
+    tiles = list(each_tile(padded, grid))
+    assert torch.equal(torch.stack(tiles), cut_tiles(padded, grid))
+    storage = padded.untyped_storage().data_ptr()
+    assert {tile.untyped_storage().data_ptr() for tile in tiles} == {storage}
 
 
 def test_overlaps_are_averaged_by_coverage():

@@ -87,6 +87,18 @@ def test_columns_that_no_row_has_are_left_out(tmp_path: Path) -> None:
     assert _figure_size(tmp_path / "c.png", ["photo"])[0] < two[0]
 
 
+@pytest.mark.parametrize("size", [(2400, 6), (6, 2400)])
+def test_extreme_pictures_make_no_endless_figure(tmp_path: Path, size: tuple[int, int]) -> None:
+    cell = np.full((*size, 3), (255, 0, 0), np.uint8)
+    save_figure(tmp_path / "a.png", [FigureRow("a", {"photo": cell})], ["photo"], [])
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width < 400 and 50 < image.height < 1000
+        if size[0] > size[1]:  # shrunk, not squeezed: a thin line from top to bottom
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+            red = pixels[..., 0] - pixels[..., 1] > 60
+            assert red.any(axis=1).sum() > 500 and red.any(axis=0).sum() < 10
+
+
 # ------------------------------------------------------------------------------------- the step
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from misc.consistency import CAM_BACKBONE
 from misc.errors import UserError
 from misc.progress import log
+from voc12.devkit import IMAGE_FOLDER
 from voc12.preflight import find_problems, require_no_problems
 from voc12.source import NO_LIST, open_source
 
@@ -26,16 +27,31 @@ def without_ground_truth(args: Namespace, steps: tuple[str, ...]) -> tuple[str, 
     return tuple(step for step in steps if step not in dropped)
 
 
-def check_needs(args: Namespace, steps: Iterable[str]) -> None:
+def require_root(args: Namespace) -> None:
+    """Stop when there are no pictures at all, with a hint where they may be.
+
+    Raises:
+        UserError: `--voc12_root` or its JPEGImages does not exist.
+    """
+    source = open_source(args)
+    if not (source.devkit.root / IMAGE_FOLDER).is_dir():
+        require_no_problems(find_problems(source.devkit, source.classes, ("any",)))
+
+
+def check_needs(args: Namespace, steps: Iterable[str], other_problems: Iterable[str] = ()) -> None:
     """Check lists, pictures, image labels and masks that the steps need.
+
+    Args:
+        args: options.
+        steps: names of the chosen steps.
+        other_problems: what is wrong besides the data, to be reported with it.
 
     Raises:
         UserError: lists every problem.
     """
     source, steps = open_source(args), set(steps)
-    if not source.devkit.root.is_dir():
-        require_no_problems(find_problems(source.devkit, source.classes, ()))
-    problems: list[str] = []
+    require_root(args)
+    problems = list(other_problems)
 
     def ids(name: str, needed: bool) -> tuple[str, ...]:
         if not needed:

@@ -1,0 +1,367 @@
+"""CNN backbones and pretrained weights: strides, freezing, batch norm, loading, offline."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from misc.checkpoint import save_checkpoint
+from misc.errors import UserError
+from net import pretrained
+from net.backbone import Backbone, ResNetBackbone, build_backbone, calibrate_batchnorm
+from net.pretrained import WeightFile, fetch, state_for_timm, torchvision_file
+from net.resnet_cam import build_cnn_cam
+from net.vit import build_vit
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+BACKBONES = {
+    "resnet18": (4, 4, 8, 16, 16),
+    "resnet50": (4, 4, 8, 16, 16),
+    "tf_efficientnet_lite0": (2, 4, 8, 16, 16),
+    "convnext_atto": (4, 4, 8, 16, 16),  # no stem map, rounds sizes down
+    "resnetv2_50": (2, 4, 8, 16, 16),  # nested stem
+    "regnety_002": (2, 4, 8, 16, 16),
+}
+SMALL = "tf_efficientnet_lite0"
+STAGE_NAMES = [["conv1", "bn1"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]]
+
+
+@pytest.fixture(scope="module")
+def built() -> Callable[[str], Backbone]:
+    """Backbones with random weights, each built once; to be left as they are."""
+    cache: dict[str, Backbone] = {}
+
+    def get(name: str) -> Backbone:
+        if name not in cache:
+            torch.manual_seed(0)
+            cache[name] = build_backbone(name, init="random")
+        return cache[name]
+
+    return get
+
+
+def norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+# ------------------------------------------------------------------------------ maps and strides
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("size", [(64, 96), (50, 71)])
+@torch.no_grad()
+def test_five_maps_at_the_promised_strides(
+    built: Callable[[str], Backbone], name: str, size: tuple[int, int]
+) -> None:
+    backbone = built(name).eval()
+    assert backbone.strides == BACKBONES[name]
+    maps = backbone(torch.randn(2, 3, *size))
+    assert len(maps) == 5
+    for one, channels, stride in zip(maps, backbone.channels, backbone.strides, strict=True):
+        assert one.shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@torch.no_grad()
+def test_last_stage_of_a_resnet_has_stride_1_without_dilation(name: str) -> None:
+    backbone = build_backbone(name, init="random").eval()
+    original = torchvision.models.get_model(name).eval()
+    original.load_state_dict(backbone.state_dict(), strict=False)  # all but fc
+    strided = [m for m in original.layer4[0].modules() if getattr(m, "stride", 0) == (2, 2)]
+    assert len(strided) == 2
+    for convolution in strided:
+        convolution.stride = (1, 1)
+    images = torch.randn(1, 3, 48, 64)
+    features = original.maxpool(original.relu(original.bn1(original.conv1(images))))
+    for layer in (original.layer1, original.layer2, original.layer3, original.layer4):
+        features = layer(features)
+    torch.testing.assert_close(backbone(images)[-1], features)
+
+
+@torch.no_grad()
+def test_pictures_are_converted_to_the_statistics_of_the_network(
+    built: Callable[[str], Backbone],
+) -> None:
+    """EfficientNet-Lite0 was trained on (rgb - 0.5) / 0.5."""
+    backbone = built(SMALL).eval()
+    rgb = torch.rand(1, 3, 64, 64)
+    mean, std = (torch.tensor(IMAGENET[key]).view(3, 1, 1) for key in ("mean", "std"))
+    maps = backbone((rgb - mean) / std)
+    expected = backbone.features((rgb - 0.5) / 0.5)
+    torch.testing.assert_close(maps[-1], expected[-1], rtol=1e-3, atol=1e-4)
+
+
+def test_networks_without_such_maps_are_refused() -> None:
+    for name in ("vgg16", "deit_tiny_patch16_224", "densenet121"):
+        with pytest.raises(UserError, match=rf"{name} has no feature maps down to stride 16.*: \w"):
+            build_backbone(name, init="random")
+    with pytest.raises(UserError, match="resnet1 is neither a torchvision ResNet nor a timm"):
+        build_backbone("resnet1", init="random")
+
+
+# -------------------------------------------------------------------------------------- freezing
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_stages_divide_all_parameters(built: Callable[[str], Backbone], name: str) -> None:
+    backbone = built(name)
+    in_stages = [id(p) for stage in backbone.stages() for m in stage for p in m.parameters()]
+    assert len(backbone.stages()) == 5
+    assert sorted(in_stages) == sorted(id(p) for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", SMALL, "convnext_atto", "resnetv2_50"])
+@pytest.mark.parametrize("frozen", [0, 3])
+def test_gradient_stops_after_the_frozen_stages(name: str, frozen: int) -> None:
+    model = build_cnn_cam(name, 4, init="random", frozen_stages=frozen)
+    maps = model.backbone(torch.randn(2, 3, 64, 64))
+    assert [one.requires_grad for one in maps] == [number >= frozen for number in range(5)]
+    model(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, key
+    body, head = model.parameter_groups()
+    assert {id(p) for p in (*body, *head)} == {id(p) for p in model.parameters() if p.requires_grad}
+    assert len(head) == 1
+
+
+def test_published_freezing_of_a_resnet() -> None:
+    model = build_cnn_cam("resnet18", 4, init="random")
+    trained = {key.split(".")[1] for key, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"layer3", "layer4", "weight"}
+    stages = ResNetBackbone(torchvision.models.resnet18()).stages()
+    assert [len(stage) for stage in stages] == [len(names) for names in STAGE_NAMES]
+
+
+# ------------------------------------------------------------------------------------ batch norm
+
+
+def statistics(model: nn.Module) -> list[torch.Tensor]:
+    return [norm.running_mean.clone() for norm in norms(model)]
+
+
+@pytest.mark.parametrize("name", ["resnet18", SMALL])
+def test_fixed_batchnorm_uses_running_statistics_and_trains_its_weight(name: str) -> None:
+    model = build_cnn_cam(name, 4, init="random", frozen_stages=0).train()
+    images = torch.randn(3, 3, 64, 64)
+    before = statistics(model)
+    maps = model.backbone.features(images) if name == SMALL else model.backbone(images)
+    maps[-1].sum().backward()
+    torch.testing.assert_close(statistics(model), before, rtol=0, atol=0)
+    assert all(norm.weight.grad is not None for norm in norms(model.backbone))
+    assert model.training and not any(norm.training for norm in norms(model))
+    with torch.no_grad():
+        if name == "resnet18":  # no drop path: training equals evaluation
+            torch.testing.assert_close(model(images), model.eval()(images))
+
+
+def test_free_batchnorm_learns_statistics_where_it_is_trained() -> None:
+    model = build_cnn_cam("resnet18", 4, init="random", frozen_stages=3, fixed_batchnorm=False)
+    backbone = model.train().backbone
+    frozen = [norm for stage in backbone.stages()[:3] for m in stage for norm in norms(m)]
+    assert frozen and not any(norm.training for norm in frozen)
+    before = {id(norm): norm.running_mean.clone() for norm in norms(backbone)}
+    model(torch.randn(3, 3, 64, 64))
+    moved = {
+        key
+        for key, norm in ((id(n), n) for n in norms(backbone))
+        if not torch.equal(before[key], norm.running_mean)
+    }
+    assert moved == set(before) - {id(norm) for norm in frozen}
+    assert not any(norm.training for norm in norms(model.eval()))
+
+
+@pytest.mark.parametrize("name", ["resnet18", SMALL])
+@pytest.mark.parametrize("training", [True, False])
+def test_calibration_gives_norms_the_statistics_of_their_input(name: str, training: bool) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(name, init="random").train(training)
+    weights = [p.clone() for p in backbone.parameters()]
+    momenta = [norm.momentum for norm in norms(backbone)]
+    modes = [module.training for module in backbone.modules()]
+    batches = [3 + 2 * torch.randn(4, 3, 64, 64) for _ in range(3)]
+    calibrate_batchnorm(backbone, iter(batches))
+    assert [module.training for module in backbone.modules()] == modes
+    assert [norm.momentum for norm in norms(backbone)] == momenta
+    torch.testing.assert_close(weights, list(backbone.parameters()), rtol=0, atol=0)
+    seen: list[torch.Tensor] = []
+    first = norms(backbone)[0]
+    handle = first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for batch in batches:
+            backbone.eval()(batch)
+    handle.remove()
+    means = torch.stack([one.mean(dim=(0, 2, 3)) for one in seen])
+    variances = torch.stack([one.var(dim=(0, 2, 3)) for one in seen])
+    torch.testing.assert_close(first.running_mean, means.mean(dim=0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first.running_var, variances.mean(dim=0), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_calibration_keeps_the_activations_of_a_deep_network_in_bounds() -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet152", init="random").eval()
+    images = torch.randn(4, 3, 64, 64)
+    assert backbone(images)[-1].std() > 1e3
+    calibrate_batchnorm(backbone, iter([images]))
+    assert 0.1 < backbone(images)[-1].std() < 100
+
+
+# --------------------------------------------------------------------------------- local weights
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
+def test_local_resnet_weights(tmp_path: Path, prefix: str) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    state["conv1.weight"] += 1
+    save_checkpoint(tmp_path / "w.pth", {f"{prefix}{key}": v for key, v in state.items()})
+    backbone = build_backbone("resnet18", weights=str(tmp_path / "w.pth"))
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+def test_weights_of_another_resnet_are_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "w.pth", torchvision.models.resnet34().state_dict())
+    build_backbone("resnet34", weights=str(tmp_path / "w.pth"))
+    with pytest.raises(UserError, match=r"w\.pth does not hold the weights .* first is layer1"):
+        build_backbone("resnet50", weights=str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("rename", [str, lambda key: f"net/{hash(key)}"], ids=["names", "position"])
+def test_local_timm_weights_by_name_or_position(
+    tmp_path: Path, rename: Callable[[str], str], capsys: pytest.CaptureFixture
+) -> None:
+    state = timm.create_model(SMALL).state_dict()
+    state["conv_stem.weight"] += 1
+    save_checkpoint(tmp_path / "w.pth", {rename(key): value for key, value in state.items()})
+    features = build_backbone(SMALL, weights=str(tmp_path / "w.pth")).features.state_dict()
+    assert ("matched by position" in capsys.readouterr().out) == (rename is not str)
+    assert len(features) > 100
+    for key, value in features.items():
+        assert torch.equal(value, state[key]), key
+
+
+def test_weights_of_another_timm_network_are_refused(tmp_path: Path) -> None:
+    state = timm.create_model("regnety_002").state_dict()
+    save_checkpoint(tmp_path / "w.pth", state)
+    with pytest.raises(UserError, match=rf"holds {len(state)} tensors of which .* {SMALL}"):
+        build_backbone(SMALL, weights=str(tmp_path / "w.pth"))
+
+
+VIT, VIT_ARGS = "deit_tiny_patch16_224", {"depth": 1, "embed_dim": 48, "num_heads": 2}
+
+
+def test_local_vit_weights_without_classifier_and_at_another_size(tmp_path: Path) -> None:
+    state = timm.create_model(VIT, **VIT_ARGS).state_dict()
+    save_checkpoint(tmp_path / "w.pth", {"model": state})
+    same = build_vit(VIT, 224, weights=str(tmp_path / "w.pth"), model_args=VIT_ARGS).state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in same.items())
+    assert not any(key.startswith("head.") for key in same)
+    small = build_vit(VIT, 64, weights=str(tmp_path / "w.pth"), model_args=VIT_ARGS)
+    assert small.pos_embed.shape == (1, 17, 48)  # resized from 14 x 14 patches
+    assert torch.equal(small.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+    with pytest.raises(UserError, match="give the weights of deit_tiny"):
+        state_for_timm(VIT, tmp_path / "w.pth")
+
+
+# ------------------------------------------------------------------------------ published weights
+
+
+def test_published_weight_files() -> None:
+    """torchvision's first recipe and DeiT's own file, by the hashes in their names."""
+    hashes = {name: torchvision_file(name).hash_prefix for name in ("resnet152", "resnet50")}
+    assert hashes == {"resnet152": "b121ed2d", "resnet50": "0676ba61"}
+    assert pretrained.DEIT_SMALL.hash_prefix == "cd65a155"
+    assert pretrained.DEIT_SMALL.url.endswith("deit_small_patch16_224-cd65a155.pth")
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No network and an empty cache; returns the folder where torch keeps its files."""
+
+    def fail(*_: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("build", "file", "option"),
+    [
+        (lambda: build_backbone("resnet152"), "resnet152-b121ed2d.pth", "--cnn_weights"),
+        (
+            lambda: build_backbone("resnet50", option="--irn_backbone_weights"),
+            "resnet50-0676ba61.pth",
+            "--irn_backbone_weights",
+        ),
+        (
+            lambda: build_vit("deit_small_patch16_224", 224),
+            "deit_small_patch16_224-cd65a155.pth",
+            "--vit_weights",
+        ),
+    ],
+    ids=["CNN", "IRNet", "transformer"],
+)
+def test_offline_message_says_which_file_to_put_where(
+    offline: Path, build: Callable[[], object], file: str, option: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        build()
+    message = str(raised.value)
+    assert f"/{file} at {offline / file}" in message
+    assert option in message and "--init random" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("build", "option"),
+    [
+        (lambda: build_backbone(SMALL), "--cnn_weights"),
+        (lambda: build_vit(VIT, 224), "--vit_weights"),
+    ],
+    ids=["CNN", "transformer"],
+)
+def test_offline_message_for_other_timm_networks(
+    offline: Path, build: Callable[[], object], option: str
+) -> None:
+    with pytest.raises(UserError, match=rf"could not be downloaded .*{option}.*--init random"):
+        build()
+
+
+def test_cached_file_is_used_after_its_hash_was_checked(offline: Path) -> None:
+    offline.mkdir()
+    state = {"a": torch.arange(3)}
+    save_checkpoint(offline / "x.pth", {"model": state})
+    digest = hashlib.sha256((offline / "x.pth").read_bytes()).hexdigest()
+    good = WeightFile("x", "https://example.org/x.pth", digest[:8])
+    assert torch.equal(fetch(good, "--cnn_weights")["a"], state["a"])
+    bad = WeightFile("x", "https://example.org/x.pth", "0" * 8)
+    with pytest.raises(UserError, match=rf"x\.pth has SHA-256 {digest[:8]}.*expected 00000000"):
+        fetch(bad, "--cnn_weights")
+
+
+# ------------------------------------------------------------------------------------------ ViTs
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("vit_1", "vit_1 is not a timm model"),
+        ("swin_tiny_patch4_window7_224", "is not a plain ViT"),
+        ("resnet18", "resnet18"),
+    ],
+)
+def test_other_networks_are_no_transformer_branch(name: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        build_vit(name, 224, init="random")
