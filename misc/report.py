@@ -20,8 +20,9 @@ _NOT_ARGUMENTS = ("data_source",)
 class Report:
     """Results by step, written to `result/metrics.json` after every step.
 
-    Steps before the first one of this run keep the results of the metrics.json that is there, as
-    their outputs are the inputs of this run; `carried_over` names them.
+    Steps before the first one of this run, whose outputs are the inputs of this run, and steps
+    that find everything done keep their entries of the metrics.json that is there; `carried_over`
+    names them.
 
     Args:
         args: the options of the run.
@@ -57,10 +58,17 @@ class Report:
     def add(
         self, step: str, result: dict[str, Any], seconds: float, memory: dict[str, int]
     ) -> None:
-        """Store what a step returned, its wall time and its peak memory in bytes."""
-        self._results[step] = result
-        self._seconds[step] = round(seconds, 3)
-        self._memory[step] = memory
+        """Store what a step returned, its wall time and its peak memory in bytes.
+
+        A step that only kept what was there keeps its earlier entry, too.
+        """
+        made_nothing = not result or result.get("made") == 0
+        if made_nothing and step in self._previous.get("steps", {}):
+            self._earlier += (step,)
+        else:
+            self._results[step] = result
+            self._seconds[step] = round(seconds, 3)
+            self._memory[step] = memory
         if is_main_process():
             write_json(self.path, self.content())
 

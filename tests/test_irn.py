@@ -42,7 +42,7 @@ def test_losses_and_gradients_equal_published(golden, irn):
     labels = torch.from_numpy(expected["seg"])
     losses = irn_losses(edge, displacement, labels, path_index(RADIUS), NUM_CLASSES)
     losses.total().backward()
-    values = [float(loss) for loss in (*losses, losses.total())]
+    values = [loss.item() for loss in (*losses, losses.total())]
     assert_allclose(values, expected["losses"], rtol=1e-4)
     scale = np.abs(expected["grad_fc_edge6"]).max()
     assert_allclose(irn.fc_edge6.weight.grad, expected["grad_fc_edge6"], atol=1e-3 * scale)

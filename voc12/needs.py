@@ -60,6 +60,8 @@ def check_needs(args: Namespace, steps: Iterable[str], other_problems: Iterable[
             found = source.id_list(name).ids
         except UserError as error:
             text = f"unusable list: {error}"
+            if name == args.val_list != args.train_list:
+                text = f"{text.rstrip('.')}; or go without validation: --val_list {NO_LIST}."
             problems.extend([text] if text not in problems else [])
             return ()
         if not found:
