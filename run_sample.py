@@ -56,16 +56,27 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
-    from misc.distributed import select_device
-    from misc.progress import log, set_log_file
-    from misc.report import Report
-    from voc12.needs import INFER_LIST_STEPS
+    from misc.progress import log, log_to_file, set_log_file
 
     try:
         set_log_file(args.work_dir / f"{args.log_name}.log")
     except OSError as error:
         raise UserError(f"--work_dir {args.work_dir} cannot be written: {error}.") from None
     warnings.showwarning = lambda message, *_: log(f"warning: {message}")
+    try:
+        return _run_steps(args)
+    except UserError as error:
+        log_to_file(f"stopped: {_sentence(error)}")
+        raise
+
+
+def _run_steps(args: Namespace) -> dict[str, Any]:
+    """The steps of `run_pipeline`, whose log file is open."""
+    from misc.distributed import select_device
+    from misc.progress import log
+    from misc.report import Report
+    from voc12.needs import INFER_LIST_STEPS
+
     require_one_process()
     select_device(args.device)
     prepare_data(args)

@@ -47,6 +47,12 @@ def log(message: str) -> None:
         _run_log.write(message)
 
 
+def log_to_file(message: str) -> None:
+    """Add a line to the log file alone, for what the console is told otherwise."""
+    if is_main_process() and _run_log is not None:
+        _run_log.write(message)
+
+
 def progress(iterable: Iterable[Any], description: str, total: int | None = None) -> tqdm:
     """Wrap a loop in a bar.
 

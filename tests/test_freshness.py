@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageOps
-from pipeline import TRAIN_IDS, copy_of, metrics, output, run, times
+from pipeline import TRAIN_IDS, copy_of, log_of, metrics, output, run, times
 
 from misc.files import up_to_date
 from misc.readiness import readiness_problems
@@ -83,6 +83,7 @@ def test_networks_are_tried_before_the_work(
     assert run(sample, tmp_path / "work", **options) == 2
     assert told.split(":")[0] in (message := capsys.readouterr().err)
     assert told.rpartition(": ")[2] in message
+    assert "stopped: Nothing was started" in log_of(tmp_path / "work")
     assert not (tmp_path / "work" / "sess" / "train_cam.state.pth").exists()
 
 

@@ -216,7 +216,7 @@ def test_message_counts_groups_and_numbers_the_problems() -> None:
     with pytest.raises(UserError) as caught:
         require_no_problems(problems)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "The data has 31 problems:"
+    assert lines[0] == "Nothing was started, 31 problems:"
     assert lines[1:3] == ["missing mask (30):", "  1. m0"]
     assert lines[11:] == ["  10. m9", "  .. and 20 more", "unreadable picture (1):", "  11. p"]
 

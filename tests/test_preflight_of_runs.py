@@ -45,7 +45,7 @@ def spoil(devkit: Devkit) -> list[str]:
     write_label(devkit.mask_path(bad_value), label)
     devkit.annotation_path(unlabelled).unlink()
     return [
-        "The data has 5 problems",
+        "Nothing was started, 5 problems",
         f"'{missing}' has no {devkit.image_path(missing)}",
         f"{picture} cannot be read as a picture",
         f"{devkit.mask_path(other_size)} is 7x9",
@@ -92,7 +92,7 @@ def test_only_what_the_steps_need_is_checked(
 ) -> None:
     spoil(devkit)
     error = refused(capsys, devkit.root, tmp_path / "work", "--steps", steps)
-    assert f"The data has {count} problems" in error
+    assert f"Nothing was started, {count} problem" in error
 
 
 def test_unusable_lists_are_told_together_with_the_rest(

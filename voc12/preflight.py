@@ -107,7 +107,7 @@ def require_no_problems(problems: Sequence[str]) -> None:
         kinds[kind].append(detail)
     shown = max(1, MAX_SHOWN // len(kinds))
     numbers = itertools.count(1)
-    lines = [f"The data has {len(problems)} problem{'s' if len(problems) > 1 else ''}:"]
+    lines = [f"Nothing was started, {len(problems)} problem{'s' if len(problems) > 1 else ''}:"]
     for kind, details in kinds.items():
         lines.append(f"{kind} ({len(details)}):")
         lines += [f"  {next(numbers)}. {detail}" for detail in details[:shown]]
