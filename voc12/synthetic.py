@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from misc.errors import UserError
 from misc.files import read_json, write_json
-from misc.maps_io import voc_palette
+from misc.maps_io import write_label
 from voc12.labels import VOC_CLASSES
 from voc12.synthetic_scenes import Scene, SizeRange, paint_scene, plan_classes
 from voc12.synthetic_shapes import Array
@@ -44,12 +44,6 @@ def _with_boundary(instances: Array, labels: Array) -> Array:
         mask = instances == number
         ring |= ndimage.binary_dilation(mask) & ~mask
     return np.where(ring, BOUNDARY, labels[instances]).astype(np.uint8)
-
-
-def _write_palette_png(path: Path, label: Array) -> None:
-    picture = Image.fromarray(label, mode="P")
-    picture.putpalette(voc_palette().ravel().tolist())
-    picture.save(path)
 
 
 def _annotation(name: str, scene: Scene, objects: Array) -> bytes:
@@ -92,8 +86,8 @@ def _write_scene(root: Path, name: str, scene: Scene) -> None:
     class_values = [0] + [VOC_CLASSES.index(class_name) + 1 for class_name in scene.classes]
     labels = _with_boundary(scene.instances, np.array(class_values))
     objects = _with_boundary(scene.instances, np.arange(len(class_values)))
-    _write_palette_png(root / "SegmentationClass" / f"{name}.png", labels)
-    _write_palette_png(root / "SegmentationObject" / f"{name}.png", objects)
+    write_label(root / "SegmentationClass" / f"{name}.png", labels)
+    write_label(root / "SegmentationObject" / f"{name}.png", objects)
     (root / "Annotations" / f"{name}.xml").write_bytes(_annotation(name, scene, objects))
 
 
