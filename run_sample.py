@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from misc.entry import run_entry
 from misc.errors import UserError
 from misc.options import (
     SAMPLE_FOLDER,
@@ -26,28 +27,11 @@ from misc.options import (
     switch_name,
 )
 
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the chosen steps; returns the exit status."""
     # Parsing comes first and alone: --help and wrong options answer without loading torch.
-    try:
-        args = parse_args(argv)
-        run_pipeline(args)
-    except UserError as error:
-        print(f"run_sample.py: {_sentence(error)}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("run_sample.py: interrupted; the same command goes on from here.", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return 0
-
-
-def _sentence(error: UserError) -> str:
-    """The message of an error; processes that load data wrap a traceback around it."""
-    return str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].strip()
+    return run_entry("run_sample.py", lambda: run_pipeline(parse_args(argv)))
 
 
 def run_pipeline(args: Namespace) -> dict[str, Any]:
@@ -56,27 +40,16 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
-    from misc.progress import log, log_to_file, set_log_file
+    from misc.distributed import select_device
+    from misc.progress import log, set_log_file
+    from misc.report import Report
+    from voc12.needs import INFER_LIST_STEPS
 
     try:
         set_log_file(args.work_dir / f"{args.log_name}.log")
     except OSError as error:
         raise UserError(f"--work_dir {args.work_dir} cannot be written: {error}.") from None
     warnings.showwarning = lambda message, *_: log(f"warning: {message}")
-    try:
-        return _run_steps(args)
-    except UserError as error:
-        log_to_file(f"stopped: {_sentence(error)}")
-        raise
-
-
-def _run_steps(args: Namespace) -> dict[str, Any]:
-    """The steps of `run_pipeline`, whose log file is open."""
-    from misc.distributed import select_device
-    from misc.progress import log
-    from misc.report import Report
-    from voc12.needs import INFER_LIST_STEPS
-
     require_one_process()
     select_device(args.device)
     prepare_data(args)

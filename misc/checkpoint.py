@@ -235,7 +235,7 @@ def save_training_state(
             "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
             "epoch": epoch,
             "fingerprint": fingerprint,
-            "rng": _rng_state(),
+            "rng": rng_state(),
             "extra": extra or {},
         },
     )
@@ -269,11 +269,11 @@ def load_training_state(
         model.load_state_dict(state["models"][name])
     for name, optimiser in optimisers.items():
         optimiser.load_state_dict(state["optimisers"][name])
-    _set_rng_state(state["rng"])
+    set_rng_state(state["rng"])
     return Resumed(state["epoch"], state["extra"])
 
 
-def _rng_state() -> dict[str, Any]:
+def rng_state() -> dict[str, Any]:
     """State of every generator as tensors and plain values, which `weights_only` loading allows."""
     name, keys, *position = np.random.get_state()  # noqa: NPY002 - the global generator is meant
     return {
@@ -284,7 +284,8 @@ def _rng_state() -> dict[str, Any]:
     }
 
 
-def _set_rng_state(state: Mapping[str, Any]) -> None:
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Put the generators where `rng_state` found them."""
     random.setstate(state["python"])
     name, keys, *position = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *position))  # noqa: NPY002

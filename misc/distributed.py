@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from misc.errors import UserError
 
@@ -64,6 +66,11 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return total.to(tensor.device)
 
 
+def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
+    """Mean of `tensor` over all processes; see `all_reduce_sum`."""
+    return all_reduce_sum(tensor) / world_size()
+
+
 def all_gather(value: T) -> list[T]:
     """`value` of every process, in the order of their ranks; `[value]` in a plain run.
 
@@ -84,6 +91,54 @@ def join_processes(device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def leave_processes() -> None:
+    """Disconnect from the other processes at the end of a run; does nothing in a plain run."""
+    if _has_group():
+        dist.destroy_process_group()
+
+
+def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap a network so that its gradients are averaged over all processes.
+
+    Args:
+        model: the network, already on `device`, with equal weights in every process.
+        device: of this process.
+
+    Returns:
+        The network itself in a plain run.
+
+    Raises:
+        RuntimeError: several processes were started but never joined.
+    """
+    _require_group()
+    if world_size() == 1:
+        return model
+    return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside what `data_parallel` returned; its keys have no `module.` prefix."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def share_of_batch(batch_size: int, option: str) -> int:
+    """Number of pictures of every batch that this process computes.
+
+    Args:
+        batch_size: of all processes together.
+        option: option or key that names it, for the message.
+
+    Raises:
+        UserError: the batch cannot be dealt out in equal parts, which averaged gradients need.
+    """
+    if batch_size % world_size():
+        raise UserError(
+            f"{option} {batch_size} cannot be dealt out evenly to {world_size()} processes; use a "
+            f"multiple of {world_size()} or another number of processes."
+        )
+    return batch_size // world_size()
 
 
 def select_device(name: str) -> torch.device:

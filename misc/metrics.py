@@ -16,15 +16,25 @@ class SegmentationScores:
 
     Attributes:
         iou: (C,) intersection over union.
-        miou: mean of `iou` over the classes that occur.
+        miou: mean of `iou` over the classes that occur in ground truth or prediction.
         false_positive: (C,) share of the union that is prediction only, 1 - gt / union.
         false_negative: (C,) share of the union that is ground truth only, 1 - prediction / union.
+        pixel_accuracy: share of the pixels that are right.
+        mean_accuracy: mean over the classes in the ground truth of the share of a class's pixels
+            that is right.
+        frequency_weighted_iou: mean of `iou` weighted by the pixels of a class in the ground truth.
+        mean_iou: mean of `iou` over the classes that occur in the ground truth, the score of the
+            published DeepLab; a class that is only predicted does not lower it, unlike `miou`.
     """
 
     iou: np.ndarray
     miou: float
     false_positive: np.ndarray
     false_negative: np.ndarray
+    pixel_accuracy: float
+    mean_accuracy: float
+    frequency_weighted_iou: float
+    mean_iou: float
 
 
 class ConfusionMatrix:
@@ -86,7 +96,24 @@ class ConfusionMatrix:
             iou = hits / union
             false_positive = 1 - ground_truth / union
             false_negative = 1 - prediction / union
-        return SegmentationScores(iou, nan_mean(iou), false_positive, false_negative)
+            accuracy = hits / ground_truth
+            frequency = ground_truth / ground_truth.sum()
+            pixel_accuracy = hits.sum() / ground_truth.sum()
+        present = ground_truth > 0
+        return SegmentationScores(
+            iou=iou,
+            miou=nan_mean(iou),
+            false_positive=false_positive,
+            false_negative=false_negative,
+            pixel_accuracy=float(pixel_accuracy),
+            mean_accuracy=nan_mean(accuracy),
+            frequency_weighted_iou=_sum_or_nan((frequency * iou)[present]),
+            mean_iou=nan_mean(iou[present]),
+        )
+
+
+def _sum_or_nan(values: np.ndarray) -> float:
+    return float(values.sum()) if values.size else float("nan")
 
 
 def nan_mean(values: np.ndarray) -> float:

@@ -99,6 +99,8 @@ class _LineStream:
 class _LineBar(tqdm):
     """A bar whose changes of text wait for its next line instead of printing one each."""
 
+    monitor_interval = 0  # tqdm's own thread would repeat the last line of a slow loop
+
     def set_postfix(self, ordered_dict: Any = None, refresh: bool = True, **kwargs: Any) -> None:
         super().set_postfix(ordered_dict, refresh=False, **kwargs)
 

@@ -113,7 +113,9 @@ def read_record(target: Path | str) -> Record | None:
         ) from None
 
 
-def check_record(target: Path | str, expected: Record, force: bool = False) -> None:
+def check_record(
+    target: Path | str, expected: Record, force: bool = False, redo: str | None = None
+) -> None:
     """Stop when an input was made by something else than the current arguments.
 
     An input without record (the user's own, or made by the published code) is used as it is, and
@@ -123,6 +125,8 @@ def check_record(target: Path | str, expected: Record, force: bool = False) -> N
         target: folder or file that a step is about to read.
         expected: what would make it now.
         force: go on in spite of differences, with a line in the log.
+        redo: what follows "Redo it with" in the message of a command that has neither `--from_step`
+            nor `--force`.
 
     Raises:
         UserError: names every argument and input that differs, with both values.
@@ -137,8 +141,9 @@ def check_record(target: Path | str, expected: Record, force: bool = False) -> N
     elif differences:
         raise UserError(
             f"{target} was made by something else than the current arguments: "
-            f"{'; '.join(differences)}. Redo it with --from_step {expected.step} --overwrite, "
-            "repeat the arguments that made it, or use it as it is with --force."
+            f"{'; '.join(differences)}. Redo it with {_redo(expected, redo)}, "
+            f"{'or ' if redo else ''}repeat the arguments that made it"
+            f"{'' if redo else ', or use it as it is with --force'}."
         )
 
 
@@ -151,6 +156,7 @@ def prepare_output(
     force: bool = False,
     option: str = "output folder",
     lists: Mapping[str, Mapping[str, Any]] | None = None,
+    redo: str | None = None,
 ) -> int:
     """Make a folder ready for the outputs of a step.
 
@@ -165,6 +171,7 @@ def prepare_output(
             mixed, so that later runs refuse it without `force`.
         option: the option that names the folder, for the message.
         lists: see `write_record`.
+        redo: see `check_record`.
 
     Returns:
         Number of finished outputs that were kept.
@@ -182,7 +189,7 @@ def prepare_output(
         write_record(folder, expected, lists)
         return 0
     what = f"{len(finished)} *{suffix} in {folder}"
-    if _require_equal(what, expected, recorded, force, option):
+    if _require_equal(what, expected, recorded, force, option, redo):
         _add_lists(folder, expected, lists)
     else:
         write_record(folder, _mixed(expected, recorded), lists)
@@ -197,6 +204,7 @@ def keep_file(
     overwrite: bool = False,
     force: bool = False,
     option: str = "output file",
+    redo: str | None = None,
 ) -> bool:
     """Tell whether an output file is finished already, such as the weights of a training step.
 
@@ -209,6 +217,7 @@ def keep_file(
         overwrite: make it again in any case.
         force: keep a file that something else made.
         option: the option that names the file, for the message.
+        redo: see `check_record`.
 
     Raises:
         UserError: the file was made by something else.
@@ -218,7 +227,7 @@ def keep_file(
         _remove([path])
     if not path.exists():
         return False
-    _require_equal(str(path), expected, read_record(path), force, option)
+    _require_equal(str(path), expected, read_record(path), force, option, redo)
     log(f"{path} is finished and is kept (--overwrite makes it again).")
     return True
 
@@ -238,8 +247,17 @@ def _add_lists(
         write_record(folder, expected, {**recorded, **(lists or {})})
 
 
+def _redo(expected: Record, redo: str | None) -> str:
+    return redo or f"--from_step {expected.step} --overwrite"
+
+
 def _require_equal(
-    what: str, expected: Record, recorded: Record | None, force: bool, option: str
+    what: str,
+    expected: Record,
+    recorded: Record | None,
+    force: bool,
+    option: str,
+    redo: str | None,
 ) -> bool:
     """True when an output is what the arguments would make, False when it is kept by force."""
     if recorded is None:
@@ -251,7 +269,7 @@ def _require_equal(
     elif differences:
         raise UserError(
             f"{what} does not come from the current arguments: {'; '.join(differences)}. Redo it "
-            f"with --from_step {expected.step} --overwrite, keep it with --force, or choose "
+            f"with {_redo(expected, redo)}, {'' if redo else 'keep it with --force, '}or choose "
             f"another {option}."
         )
     return not differences

@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pydensecrf2")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "pillow",
+    "pydensecrf2",
+    "opencv-python-headless",
+    "tensorboard",
+    "pyyaml",
+)
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -1,17 +1,29 @@
-"""The epoch loop that CAM training and IRNet training share: seeded, resumable, logged."""
+"""Training loops: seeded order of the pictures, epochs that are resumable and logged."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler
 
-from misc.checkpoint import load_training_state, save_training_state
+from misc.checkpoint import load_training_state, rng_state, save_training_state, set_rng_state
+from misc.distributed import (
+    all_gather,
+    all_reduce_mean,
+    barrier,
+    is_main_process,
+    rank,
+    shard,
+    share_of_batch,
+    unwrap,
+    world_size,
+)
 from misc.errors import UserError
 from misc.progress import log, progress
 
@@ -34,32 +46,129 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 def fit_batch(batch_size: int, count: int, option: str) -> int:
-    """The batch size, or the number of pictures when there are fewer (with a line in the log)."""
-    if count < batch_size:
-        log(
-            f"{option} {batch_size} is more than the {count} pictures of the list; {count} is used."
+    """The batch size, or the number of pictures when there are fewer (with a line in the log).
+
+    Under several processes the smaller batch is one that they can share evenly.
+
+    Raises:
+        UserError: there are fewer pictures than processes.
+    """
+    if count >= batch_size:
+        return batch_size
+    fitting = count - count % world_size()
+    if world_size() > 1 and fitting == 0:
+        raise UserError(
+            f"the list has {count} picture(s), too few for {world_size()} processes; start fewer."
         )
-    return min(batch_size, count)
+    log(f"{option} {batch_size} is more than the {count} pictures of the list; {fitting} is used.")
+    return fitting
+
+
+class ShareOfBatches(Sampler[list]):
+    """This process's share of every batch, in a plain run the whole of it.
+
+    All processes must go through the same batches. A DataLoader takes it as `batch_sampler`.
+    """
+
+    def __init__(self, batches: Collection[list], batch_size: int) -> None:
+        """Share out `batches` of `batch_size` items each.
+
+        Raises:
+            UserError: the items of a batch cannot be dealt out evenly.
+        """
+        share_of_batch(batch_size, "the batch size")
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list]:
+        return map(shard, self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class BatchStream(ShareOfBatches):
+    """Batches of a training that counts iterations: shuffled epochs, one after the other.
+
+    Batch k depends on (seed, k) alone, so that a training goes on from any iteration without having
+    kept the state of a loader. A batch may end one epoch and begin the next. Under several
+    processes every process gets its share of the batch.
+
+    Yields lists of (epoch, index), which a DataLoader that has the stream as `batch_sampler` hands
+    to the data set one by one. Give that DataLoader a `generator` of its own: it draws a seed for
+    its workers, by default from the global generator, whose state would then depend on the number
+    of interruptions.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, start: int, stop: int) -> None:
+        """Stream the batches `start` to `stop` - 1.
+
+        Args:
+            count: number of items of the data set.
+            batch_size: items of a batch, of all processes together.
+            seed: of the order.
+            start: first batch, from 0.
+            stop: end of the stream.
+
+        Raises:
+            ValueError: there is no item.
+            UserError: the batch cannot be dealt out evenly to the processes.
+        """
+        if count < 1:
+            raise ValueError("a stream of batches needs at least one item")
+        super().__init__(_StreamedBatches(count, batch_size, seed, start, stop), batch_size)
+
+
+@dataclass(frozen=True)
+class _StreamedBatches:
+    """The batches of a `BatchStream` before they are shared out."""
+
+    count: int
+    batch_size: int
+    seed: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        position, epoch, order = self.start * self.batch_size, -1, []
+        for _ in range(len(self)):
+            batch = []
+            for place in range(position, position + self.batch_size):
+                if place // self.count != epoch:
+                    epoch = place // self.count
+                    order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+                batch.append((epoch, int(order[place % self.count])))
+            position += self.batch_size
+            yield batch
 
 
 @dataclass
 class Training:
     """One training run.
 
+    It may be spread over several processes: all of them go through the same batches and compute
+    their share of each. Wrap the networks by `misc.distributed.data_parallel` then.
+
     Attributes:
         title: short text for bars and log lines.
         dataset: items with a settable `epoch`.
-        batch_size: pictures per step; the rest of an epoch that fills no batch is dropped.
+        batch_size: pictures per step, of all processes together; the rest of an epoch that fills no
+            batch is dropped.
         epochs: number of epochs.
         seed: of the order of pictures.
         models: networks by name, already on `device`.
         optimisers: optimisers by name.
         step: takes a batch on the device and the epoch (from 0), updates the networks, returns
-            its losses by name as detached scalar tensors.
+            its losses by name as detached scalar tensors; their means over steps and processes go
+            into log and history.
         state_path: resumable state, written after every epoch.
         fingerprint: identifies arguments and data of the run.
         num_workers: loader processes.
-        after_epoch: called with the epoch; returns numbers for the log.
+        before_epoch: called with the epoch, in every process, before the networks are set to
+            training; for learning rates that change by epoch.
+        after_epoch: called with the epoch, in every process; returns numbers for the log.
     """
 
     title: str
@@ -74,6 +183,7 @@ class Training:
     state_path: Path
     fingerprint: str
     num_workers: int = 0
+    before_epoch: Callable[[int], None] | None = None
     after_epoch: Callable[[int], dict[str, float]] | None = None
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -84,10 +194,15 @@ class Training:
 
     def resume(self) -> int:
         """Restore the last finished epoch, if any, and return how many are finished."""
-        state = load_training_state(self.state_path, self.models, self.optimisers, self.fingerprint)
+        models = self._bare_models()
+        state = load_training_state(self.state_path, models, self.optimisers, self.fingerprint)
+        barrier()  # nobody writes a new state before all have read this one
         if state is None:
             return 0
         self.history = list(state.extra.get("history", []))
+        generators = state.extra.get("rng", [])
+        if len(generators) == world_size():
+            set_rng_state(generators[rank()])
         log(f"{self.title}: continued after epoch {state.epoch} from {self.state_path}.")
         return state.epoch
 
@@ -98,20 +213,33 @@ class Training:
             UserError: a loss is not finite.
         """
         for epoch in range(self.resume(), self.epochs):
+            if self.before_epoch is not None:
+                self.before_epoch(epoch)
             means = self._run_epoch(epoch)
             if self.after_epoch is not None:
                 means.update(self.after_epoch(epoch))
             self.history.append(means)
             numbers = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
             log(f"{self.title}: epoch {epoch + 1}/{self.epochs}: {numbers}")
+            self._save_state(epoch + 1)
+
+    def _save_state(self, finished_epochs: int) -> None:
+        """Write the state; it is the same in all processes but for the random generators."""
+        extra: dict[str, Any] = {"history": self.history}
+        if world_size() > 1:
+            extra["rng"] = all_gather(rng_state())
+        if is_main_process():
             save_training_state(
                 self.state_path,
-                self.models,
+                self._bare_models(),
                 self.optimisers,
-                epoch + 1,
+                finished_epochs,
                 self.fingerprint,
-                {"history": self.history},
+                extra,
             )
+
+    def _bare_models(self) -> dict[str, nn.Module]:
+        return {name: unwrap(model) for name, model in self.models.items()}
 
     def _run_epoch(self, epoch: int) -> dict[str, float]:
         for model in self.models.values():
@@ -126,15 +254,18 @@ class Training:
             total = float(sum(losses.values()))
             self._require_finite(total, losses, epoch, index)
             bar.set_postfix({name: f"{float(value):.3f}" for name, value in losses.items()})
-        return {name: float(value) / self.steps_per_epoch for name, value in sums.items()}
+        return {
+            name: float(all_reduce_mean(value)) / self.steps_per_epoch
+            for name, value in sums.items()
+        }
 
     def _loader(self, epoch: int) -> DataLoader:
         order = torch.Generator().manual_seed(self.seed * _EPOCH_SEED_STRIDE + epoch)
+        pictures = RandomSampler(self.dataset, generator=order)
+        batches = BatchSampler(pictures, self.batch_size, drop_last=True)
         return DataLoader(
             self.dataset,
-            self.batch_size,
-            shuffle=True,
-            drop_last=True,
+            batch_sampler=ShareOfBatches(batches, self.batch_size),
             generator=order,
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from misc.files import atomic_path
@@ -32,15 +32,90 @@ _INSTANCE_COLOURS = "tab10"
 _OUTLINE_GRAY = 215  # round classes, some of which are nearly black in the VOC palette
 _OUTLINE_SHARE = 1 / 200  # thickness by width of the picture
 _FRAME_COLOUR = "0.75"
+_LABEL_WEIGHT = 0.6  # of the colours over the photo
+_BOX_SHARE = 1 / 100  # thickness by width of the picture
+_GRID_GAP = 4  # pixels between the cells of a grid
+_WHITE = 255
+
+Box = tuple[int, int, int, int] | Sequence[int] | np.ndarray
+Colour = tuple[int, int, int]
 
 
 def colour_label(label: np.ndarray) -> np.ndarray:
     """Paint a label map in the VOC palette, classes outlined: (h, w) uint8 -> (h, w, 3) uint8."""
     picture = voc_palette()[label]
+    _outline_classes(picture, label)
+    return picture
+
+
+def _outline_classes(picture: np.ndarray, label: np.ndarray) -> None:
+    """Draw the rim of every class into a picture."""
     for value in np.unique(label):
         if value not in (BACKGROUND_LABEL, IGNORE_LABEL):
             picture[_outline(label == value)] = _OUTLINE_GRAY
+
+
+def overlay_label(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Tint the classes of a photo in the colours of the VOC palette and outline them.
+
+    Args:
+        image: (h, w, 3) uint8.
+        label: (h, w) uint8; where it is background the photo is left alone.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    labelled = (label != BACKGROUND_LABEL)[..., None]
+    tinted = (1 - _LABEL_WEIGHT) * image + _LABEL_WEIGHT * voc_palette()[label]
+    picture = _to_bytes(np.where(labelled, tinted, image))
+    _outline_classes(picture, label)
     return picture
+
+
+def draw_box(
+    image: np.ndarray, box: Box, colour: Colour, thickness: int | None = None
+) -> np.ndarray:
+    """Draw a rectangle.
+
+    Args:
+        image: (h, w, 3) uint8, left as it is.
+        box: x1, y1, x2, y2 in pixels, corners included; what lies outside the picture is not seen.
+        colour: red, green, blue, 0..255.
+        thickness: in pixels, to the inside of the box; None suits the width of the picture.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    x1, y1, x2, y2 = (int(value) for value in box)
+    corners = [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]
+    picture = Image.fromarray(image)
+    width = thickness or max(1, round(image.shape[1] * _BOX_SHARE))
+    ImageDraw.Draw(picture).rectangle(corners, outline=tuple(colour), width=width)
+    return np.array(picture)
+
+
+def picture_grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Put pictures side by side, padded with white to the size of the greatest.
+
+    Args:
+        rows: at least one picture, (h, w, 3) uint8 each; rows may differ in length.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    pictures = [picture for row in rows for picture in row]
+    height = max(picture.shape[0] for picture in pictures)
+    width = max(picture.shape[1] for picture in pictures)
+    across, down = width + _GRID_GAP, height + _GRID_GAP
+    columns = max(len(row) for row in rows)
+    grid = np.full(
+        (len(rows) * down - _GRID_GAP, columns * across - _GRID_GAP, 3), _WHITE, np.uint8
+    )
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            top, left = y * down, x * across
+            grid[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return grid
 
 
 def heat_map(image: np.ndarray, cam: np.ndarray) -> np.ndarray:

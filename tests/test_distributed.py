@@ -1,21 +1,26 @@
-"""Device choice, sharding, and sums over processes."""
+"""Device choice, sharding, sums over processes; networks over processes: see test_training."""
 
-import os
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import run_processes
+from torch import nn
 
 from misc.distributed import (
+    all_reduce_mean,
     all_reduce_sum,
     barrier,
+    data_parallel,
     is_main_process,
     join_processes,
+    leave_processes,
     rank,
     select_device,
     shard,
+    share_of_batch,
+    unwrap,
     world_size,
 )
 from misc.errors import UserError
@@ -28,6 +33,10 @@ def test_plain_run_is_one_process() -> None:
     barrier()
     join_processes(torch.device("cpu"))
     assert all_reduce_sum(torch.tensor([2])).tolist() == [2]
+    assert all_reduce_mean(torch.tensor([2.5])).tolist() == [2.5]
+    model = nn.Linear(1, 1)
+    assert unwrap(data_parallel(model, torch.device("cpu"))) is model
+    leave_processes()
 
 
 def test_shards_partition_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +52,16 @@ def test_unjoined_processes_cannot_pass_a_part_for_the_sum(monkeypatch: pytest.M
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="join_processes"):
         all_reduce_sum(torch.tensor([1]))
+    with pytest.raises(RuntimeError, match="join_processes"):
+        data_parallel(nn.Linear(1, 1), torch.device("cpu"))
+
+
+def test_batches_are_dealt_out_evenly_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert share_of_batch(5, "BATCH") == 5
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert share_of_batch(6, "BATCH") == 3
+    with pytest.raises(UserError, match="BATCH 5 cannot be dealt out evenly to 2 processes"):
+        share_of_batch(5, "BATCH")
 
 
 def test_cpu_and_auto_are_devices() -> None:
@@ -86,25 +105,17 @@ def _score(pictures: list) -> tuple[ConfusionMatrix, InstanceAveragePrecision]:
     return confusion, instances
 
 
-def _worker(index: int, port: int, folder: str) -> None:
-    environment = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({key: str(value) for key, value in environment.items()})
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
-    join_processes(torch.device("cpu"))
+def _worker(folder: Path) -> None:
     confusion, instances = _score(shard(PICTURES))
     confusion.reduce()
     instances.reduce()
-    barrier()
-    np.save(Path(folder) / f"counts{index}.npy", confusion.counts)
-    np.save(Path(folder) / f"ap{index}.npy", instances.compute())
-    torch.distributed.destroy_process_group()
+    np.save(folder / f"counts{rank()}.npy", confusion.counts)
+    np.save(folder / f"ap{rank()}.npy", instances.compute())
+    assert all_reduce_mean(torch.tensor([float(rank()), 3.0])).tolist() == [0.5, 3.0]
 
 
 def test_two_processes_sum_to_the_single_process(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, (port, str(tmp_path)), nprocs=2)
+    run_processes(_worker, tmp_path)
     confusion, instances = _score(PICTURES)
     for index in range(2):
         assert np.array_equal(np.load(tmp_path / f"counts{index}.npy"), confusion.counts)

@@ -1,6 +1,7 @@
 """Scores against values computed by hand."""
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -38,6 +39,36 @@ def test_scores_by_hand() -> None:
     assert np.isnan(scores.false_positive[2])
 
 
+def test_shares_of_right_pixels_by_hand() -> None:
+    scores = _confusion().compute()
+    assert scores.pixel_accuracy == pytest.approx(5 / 7)
+    assert scores.mean_accuracy == pytest.approx((3 / 4 + 2 / 3) / 2)
+    assert scores.frequency_weighted_iou == pytest.approx(4 / 7 * 3 / 5 + 3 / 7 * 2 / 4)
+    assert scores.mean_iou == pytest.approx((3 / 5 + 2 / 4) / 2)
+
+
+def test_class_that_is_predicted_only_counts_for_miou_alone() -> None:
+    confusion = ConfusionMatrix(3)
+    confusion.update(np.array([[0, 2]]), np.array([[0, 0]]))
+    scores = confusion.compute()
+    assert scores.miou == pytest.approx((1 / 2 + 0) / 2)
+    assert scores.mean_iou == pytest.approx(1 / 2)
+    assert scores.mean_accuracy == pytest.approx(1 / 2)
+
+
+def test_deeplab_golden(golden: Callable[[str], dict[str, np.ndarray]]) -> None:
+    expected = golden("deeplab_scores")
+    confusion = ConfusionMatrix(21)
+    for prediction, truth in zip(expected["pred"], expected["gt"], strict=True):
+        confusion.update(prediction, truth)
+    scores = confusion.compute()
+    assert scores.pixel_accuracy == pytest.approx(expected["pixel_accuracy"], rel=1e-12)
+    assert scores.mean_accuracy == pytest.approx(expected["mean_accuracy"], rel=1e-12)
+    assert scores.frequency_weighted_iou == pytest.approx(expected["fw_iou"], rel=1e-12)
+    assert scores.mean_iou == pytest.approx(expected["mean_iou"], rel=1e-12)
+    np.testing.assert_allclose(scores.iou, expected["class_iou"], rtol=1e-6)
+
+
 def test_false_positive_and_negative_are_not_swapped() -> None:
     confusion = ConfusionMatrix(2)
     confusion.update(np.array([[1, 1, 1, 1]]), np.array([[1, 0, 0, 0]]))
@@ -66,7 +97,9 @@ def test_nothing_counted_is_nan_without_warning() -> None:
     confusion.update(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.isnan(confusion.compute().miou)
+        scores = confusion.compute()
+        assert np.isnan([scores.miou, scores.mean_iou, scores.pixel_accuracy]).all()
+        assert np.isnan([scores.mean_accuracy, scores.frequency_weighted_iou]).all()
         assert np.isnan(nan_mean(np.array([])))
 
 

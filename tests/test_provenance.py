@@ -171,3 +171,20 @@ def test_finished_file_is_kept_unless_overwritten(tmp_path: Path) -> None:
     assert keep_file(path, OTHER, force=True)
     assert not keep_file(path, OTHER, overwrite=True)
     assert not path.exists()
+
+
+def test_commands_without_steps_say_how_they_redo_things(tmp_path: Path) -> None:
+    path, redo = tmp_path / "x.pth", "train --overwrite"
+    prepare_output(tmp_path / "out", OTHER, ".npz", redo=redo)
+    _finish(tmp_path / "out", "a.npz")
+    write_record(path, OTHER)
+    path.write_text("weights")
+    attempts = (
+        lambda: prepare_output(tmp_path / "out", RECORD, ".npz", redo=redo, option="EXP.ID"),
+        lambda: keep_file(path, RECORD, redo=redo, option="EXP.ID"),
+        lambda: check_record(path, RECORD, redo=redo),
+    )
+    for attempt in attempts:
+        with pytest.raises(UserError, match=r"scales is .* Redo it with train --overwrite, ") as e:
+            attempt()
+        assert "--from_step" not in str(e.value) and "--force" not in str(e.value)

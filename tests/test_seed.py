@@ -44,6 +44,7 @@ def test_facts_are_json_and_name_versions() -> None:
     facts = json.loads(json.dumps(run_facts(torch.device("cpu"))))
     assert facts["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert facts["versions"]["numpy"] == np.__version__
+    assert None not in facts["versions"].values()  # a misspelt package would have no version
     assert facts["host"]["device"] == "cpu"
     assert facts["host"]["cpu_count"] >= 1
     assert facts["commit"] is None or len(facts["commit"]) == 40

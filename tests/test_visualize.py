@@ -13,8 +13,11 @@ from misc.visualize import (
     FigureRow,
     colour_instances,
     colour_label,
+    draw_box,
     edge_picture,
     heat_map,
+    overlay_label,
+    picture_grid,
     save_figure,
 )
 from step import make_figure
@@ -72,6 +75,49 @@ def test_instances_have_colours_of_their_own() -> None:
 def test_surest_instance_is_on_top() -> None:
     masks = np.ones((2, *SIZE), bool)
     assert np.array_equal(colour_instances(_photo(), masks), colour_instances(_photo(), masks[:1]))
+
+
+def test_overlay_tints_classes_and_leaves_the_background() -> None:
+    label = np.zeros(SIZE, np.uint8)
+    label[10:30, 10:50], label[:5] = 15, 255
+    photo = _photo()
+    picture = overlay_label(photo, label).astype(int)
+    tint = 0.4 * 100 + 0.6 * voc_palette()[15].astype(float)
+    assert np.abs(picture[20, 30] - tint).max() <= 1
+    assert picture[35, 5].tolist() == [100] * 3
+    assert picture[2, 5].min() > 140  # ignored: light
+    assert picture[10, 30].min() > 200  # outline
+    assert (photo == 100).all()
+
+
+def test_box_has_inclusive_corners() -> None:
+    photo = _photo()
+    picture = draw_box(photo, np.array([5, 10, 20, 30]), (255, 0, 0), thickness=1)
+    red = (picture == (255, 0, 0)).all(axis=2)
+    rim = np.zeros(SIZE, bool)
+    rim[10:31, 5:21], rim[11:30, 6:20] = True, False
+    assert np.array_equal(red, rim)
+    assert (photo == 100).all()
+
+
+def test_boxes_reach_beyond_the_picture_and_may_be_points() -> None:
+    picture = draw_box(_photo(), (-9, -9, 99, 99), (255, 0, 0))
+    assert np.array_equal(picture, _photo())
+    assert (draw_box(_photo(), (0, 0, 0, 0), (255, 0, 0))[0, 0] == (255, 0, 0)).all()
+    turned = draw_box(_photo(), (20, 30, 5, 10), (0, 0, 255))
+    assert np.array_equal(turned, draw_box(_photo(), (5, 10, 20, 30), (0, 0, 255)))
+
+
+def test_grid_pads_with_white_to_equal_cells() -> None:
+    small, tall = np.zeros((2, 5, 3), np.uint8), np.full((6, 3, 3), 9, np.uint8)
+    grid = picture_grid([[small, tall], [tall]])
+    gap = grid.shape[0] - 12
+    assert grid.shape == (12 + gap, 10 + gap, 3) and 0 < gap < 10
+    assert (grid[:2, :5] == 0).all()
+    assert (grid[:6, 5 + gap : 8 + gap] == 9).all()
+    assert (grid[6 + gap :, :3] == 9).all()
+    pictures = 2 * 5 + 2 * 6 * 3
+    assert (grid != 255).any(axis=2).sum() == pictures
 
 
 def _figure_size(path: Path, columns: list[str]) -> tuple[int, int]:

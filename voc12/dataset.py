@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from misc.epoch_random import EpochRandom
 from misc.errors import UserError
 from misc.maps_io import IGNORE_LABEL, read_image, read_label
 from misc.transforms import (
@@ -52,27 +53,12 @@ class DevkitDataset(Dataset[dict[str, Any]]):
         return read_image(self.devkit.image_path(self.ids[index]))
 
 
-class RandomDevkitDataset(DevkitDataset):
+class RandomDevkitDataset(EpochRandom, DevkitDataset):
     """Pictures with random augmentation that is a function of (seed, epoch, index)."""
 
     def __init__(self, devkit: Devkit, ids: Sequence[str], seed: int) -> None:
-        super().__init__(devkit, ids)
-        self.seed = seed
-        # In shared memory, so that workers that outlive an epoch see it change.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    @property
-    def epoch(self) -> int:
-        """The epoch, >= 0, that the random numbers of the items belong to."""
-        return int(self._epoch)
-
-    @epoch.setter
-    def epoch(self, value: int) -> None:
-        self._epoch.fill_(value)
-
-    def generator(self, index: int) -> np.random.Generator:
-        """The random numbers of item `index` in this epoch."""
-        return np.random.default_rng([self.seed, self.epoch, index])
+        EpochRandom.__init__(self, seed)
+        DevkitDataset.__init__(self, devkit, ids)
 
 
 class ClassificationDataset(RandomDevkitDataset):
