@@ -6,6 +6,8 @@ import torch
 from golden import fill
 from torch import Tensor, nn
 
+from deeplab.config import Config
+from deeplab.model import MultiScale, build_model
 from misc.transforms import normalise, to_chw
 from net.deit_cam import DeitCam, build_deit_cam
 from net.irn import IRNet, build_irn
@@ -41,6 +43,13 @@ def golden_irn() -> IRNet:
     """ResNet50 IRNet with golden weights, in evaluation mode."""
     model = build_irn("resnet50", init="random")
     fill_weights(model, lambda key: key.replace("backbone.", "resnet50."))
+    return model.eval()
+
+
+def golden_deeplab() -> MultiScale:
+    """DeepLab v2 ResNet101 on three scales with golden weights, in evaluation mode."""
+    model = build_model(Config())
+    fill_weights(model, lambda key: key)
     return model.eval()
 
 

@@ -1,0 +1,245 @@
+"""Whole pictures through a trained network: logits for the CRF, predictions, scores.
+
+Reads the pictures of a split and a checkpoint; writes `logits/ID.npy`, palette PNGs, scores.json
+and, where the split has no ground truth, the archive for the VOC evaluation server. Under torchrun
+every process takes its part of the pictures.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deeplab import lineage, logits, scoring
+from deeplab.config import Config, Paths, Split, class_names, dataset_root
+from deeplab.data import PictureDataset
+from deeplab.initialisation import load_trained
+from deeplab.model import MultiScale, build_model
+from deeplab.preflight import check_evaluation
+from deeplab.refinement import PREDICTION_SUFFIX
+from deeplab.submission import write_submission
+from misc.distributed import barrier, is_main_process, join_processes, shard
+from misc.evaluation import describe
+from misc.files import sha256_file, up_to_date
+from misc.maps_io import opened_image, write_label
+from misc.progress import log, progress
+from misc.provenance import Record, prepare_output, write_record
+from misc.seed import seed_everything
+from misc.training import eval_loader
+from voc12.devkit import Devkit
+from voc12.lists import IdList
+
+COLUMN = "DeepLab"
+COLUMN_CRF = f"{COLUMN} + CRF"
+"""Headings of the predictions without and with the CRF, in tables and figures."""
+
+_SECONDS = "seconds_per_picture"
+
+
+def load_network(config: Config, model_path: Path, device: torch.device) -> MultiScale:
+    """The network of a configuration with trained weights, ready to segment.
+
+    Raises:
+        UserError: the weights are not those of this network.
+    """
+    seed_everything(config.EXP.SEED)
+    network = build_model(config)
+    load_trained(network, model_path)
+    return network.to(device).eval()
+
+
+@torch.inference_mode()
+def segment(network: MultiScale, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Segment one picture.
+
+    Args:
+        network: in evaluation mode.
+        image: (3, h, w) float32 BGR minus mean, on the device of the network.
+
+    Returns:
+        Logits (C, h', w') float32 at the stride of the network, and labels (h, w) uint8.
+    """
+    scores = network(image[None]).float()
+    full = F.interpolate(scores, image.shape[-2:], mode="bilinear", align_corners=False)
+    return scores[0].cpu().numpy(), full[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+
+
+def run(
+    config: Config, model_path: Path, split: Split, device: torch.device, overwrite: bool = False
+) -> dict[str, Any]:
+    """Segment the pictures of a split and score them.
+
+    Args:
+        config: configuration.
+        model_path: trained weights.
+        split: which pictures.
+        device: of the network.
+        overwrite: make outputs again that are there.
+
+    Returns:
+        The content of scores.json, without what the scores depend on; empty when the split has no
+        ground truth.
+
+    Raises:
+        UserError: data or weights are unusable, or the folder has outputs of another model.
+    """
+    join_processes(device)
+    pictures, ground_truth = check_evaluation(config, split)
+    network = load_network(config, model_path, device)
+    model = {"path": str(model_path), "sha256": sha256_file(model_path)}
+    log(f"test: {describe(pictures)} with {model_path} on {device}")
+    left = _prepare(config, split, pictures, model, network.output_stride, overwrite)
+    seconds = _segment_all(config, split, network, left, device)
+    facts = {
+        "model": model,
+        **lineage.training_facts(model_path),
+        "device": str(device),
+        _SECONDS: seconds,
+    }
+    return publish(config, split, pictures, ground_truth, facts)
+
+
+def prepare_folder(
+    folder: Path,
+    record: Record,
+    suffix: str,
+    pictures: IdList,
+    facts: Mapping[str, Any],
+    overwrite: bool,
+) -> None:
+    """Make a folder ready for outputs of `record`, in the main process; see `prepare_output`."""
+    if is_main_process():
+        prepare_output(
+            folder, record, suffix, overwrite=overwrite, option="EXP.ID", redo=lineage.REDO
+        )
+        write_record(folder, record, lineage.list_facts(pictures), facts)
+
+
+def _prepare(
+    config: Config,
+    split: Split,
+    pictures: IdList,
+    model: Mapping[str, str],
+    stride: int,
+    overwrite: bool,
+) -> list[str]:
+    """Prepare the output folders and return this process's pictures that are left to do."""
+    paths, images = Paths(config), lineage.image_paths(config, pictures.ids)
+    folder = paths.logits_dir(split)
+    record, facts = lineage.logits(config, model["sha256"]), {"model": model}
+    prepare_folder(folder, record, logits.SUFFIX, pictures, facts, overwrite)
+    prepare_folder(
+        paths.prediction_dir(split), record, PREDICTION_SUFFIX, pictures, facts, overwrite
+    )
+    barrier()
+    done = {image_id for image_id in pictures.ids if _is_done(paths, split, image_id, images)}
+    barrier()  # nobody writes before all have looked
+    left = [image_id for image_id in pictures.ids if image_id not in done]
+    if left and is_main_process():
+        paths.scores_path(split).unlink(missing_ok=True)
+    _require_space(config, folder, images, left, stride)
+    return shard(left)
+
+
+def _is_done(paths: Paths, split: Split, image_id: str, images: Mapping[str, Path]) -> bool:
+    """Whether a picture has its outputs, newer than what they are made from."""
+    scores = paths.logits_dir(split) / f"{image_id}{logits.SUFFIX}"
+    prediction = paths.prediction_dir(split) / f"{image_id}{PREDICTION_SUFFIX}"
+    return up_to_date(scores, images[image_id]) and up_to_date(prediction, scores)
+
+
+def _require_space(
+    config: Config, folder: Path, images: Mapping[str, Path], left: Sequence[str], stride: int
+) -> None:
+    """Say how much disk space the logits take, and stop when those to come do not fit."""
+    count = config.DATASET.N_CLASSES
+    sizes = {image_id: _size(path) for image_id, path in images.items()}
+    total = logits.expected_bytes(sizes.values(), count, stride)
+    log(
+        f"test: the logits of {len(images)} pictures take about {logits.megabytes(total)} in "
+        f"{folder}; {len(left)} pictures to do"
+    )
+    logits.require_space(
+        folder, logits.expected_bytes((sizes[image_id] for image_id in left), count, stride)
+    )
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture."""
+    with opened_image(path) as image:
+        return image.size[::-1]
+
+
+def _segment_all(
+    config: Config,
+    split: Split,
+    network: MultiScale,
+    ids: Sequence[str],
+    device: torch.device,
+) -> float | None:
+    """Write logits and predictions; returns seconds per picture, None without pictures."""
+    paths, start = Paths(config), time.perf_counter()
+    dataset = PictureDataset(Devkit(dataset_root(config)), ids, config.IMAGE.MEAN)
+    loader = eval_loader(dataset, None, config.DATALOADER.NUM_WORKERS)
+    for item in progress(loader, "test"):
+        scores, label = segment(network, item["image"].to(device))
+        logits.save_logits(paths.logits_dir(split) / f"{item['name']}{logits.SUFFIX}", scores)
+        write_label(paths.prediction_dir(split) / f"{item['name']}{PREDICTION_SUFFIX}", label)
+    barrier()
+    if not ids:
+        return None
+    seconds = (time.perf_counter() - start) / len(ids)
+    log(f"test: {len(ids)} pictures, {seconds:.3f} s each")
+    return round(seconds, 4)
+
+
+def publish(
+    config: Config,
+    split: Split,
+    pictures: IdList,
+    ground_truth: Mapping[str, Path],
+    facts: Mapping[str, Any],
+    crf: bool = False,
+) -> dict[str, Any]:
+    """Score the predictions of a split and print the table; write the archive of a test split.
+
+    Args:
+        config: configuration.
+        split: whose predictions.
+        pictures: its list.
+        ground_truth: label map of every id; empty when there are none.
+        facts: what the scores depend on, for the file.
+        crf: whether these are the predictions after the CRF.
+
+    Returns:
+        The scores; empty without ground truth.
+    """
+    paths, names = Paths(config), class_names(config)
+    predictions = paths.prediction_dir(split, crf)
+    if (split == "test" or not ground_truth) and is_main_process():
+        images = lineage.image_paths(config, pictures.ids)
+        write_submission(paths.submission_path(split, crf), predictions, images, len(names))
+    if not ground_truth:
+        log(f"{describe(pictures)} has no ground truth, so there are no scores.")
+        return {}
+    confusion = scoring.compare(predictions, ground_truth, len(names), "run test again")
+    scores = scoring.scores_of(confusion, names)
+    facts = {"split": split, "list": lineage.list_facts(pictures), **facts}
+    if facts[_SECONDS] is None and (earlier := scoring.read_scores(paths.scores_path(split, crf))):
+        facts[_SECONDS] = earlier.get(_SECONDS)  # of the same outputs, else it would be gone
+    scoring.write_scores(
+        paths.scores_path(split, crf), scores, config, pictures=len(pictures), **facts
+    )
+    columns = {COLUMN_CRF if crf else COLUMN: scores}
+    plain = scoring.read_scores(paths.scores_path(split)) if crf else None
+    if plain is not None and plain["model"]["sha256"] == facts["model"]["sha256"]:
+        columns = {COLUMN: plain, **columns}
+    scoring.log_table(f"IoU in % on {describe(pictures)}", names, columns)
+    constant = scores[scoring.CONSTANT_BACKGROUND][scoring.MEAN_IOU]
+    log(f"for comparison: background everywhere has a mean IoU of {scoring.in_percent(constant)} %")
+    return scores

@@ -1,0 +1,307 @@
+"""The first weights of DeepLab, and what they mean for calling a result weakly supervised.
+
+MODEL.INIT_MODEL is `imagenet` (image labels only: no pixel label was ever seen), `none` (random) or
+a file. Whatever is taken is said in the log and returned for the record of the run.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from deeplab.config import IMAGENET, NO_INIT, Config
+from deeplab.model import ASPP, BackboneDeepLab, DeepLab, MultiScale, imagenet_normalisation
+from misc.checkpoint import (
+    StateDict,
+    from_official,
+    is_official,
+    load_checkpoint,
+    load_weights,
+    state_dict_of,
+)
+from misc.errors import UserError, translated_options
+from misc.files import sha256_file
+from misc.progress import log
+from misc.provenance import read_record
+from net.backbone import build_backbone, calibrate_batchnorm, load_backbone
+from net.pretrained import WeightFile, of_larger_network, torchvision_file
+
+MIN_SHARE = 0.9  # of the backbone's tensors that a file must have
+
+_INIT_KEY, _WEIGHTS_KEY = "MODEL.INIT_MODEL", "MODEL.INIT_WEIGHTS"
+_RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
+_BACKBONE = "backbone."
+_CAM_STEP = "train_cam"  # in the record beside the weights of run_sample.py's CAM branches
+_COUNTER = "num_batches_tracked"  # read by nothing
+_UNITS = ("reduce", "conv3x3", "increase")  # published names of a block's convolutions
+_NAMES_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """What a network started from; plain values, ready for JSON."""
+
+    what: str
+    """One sentence on the weights and on what they mean for "weakly supervised"."""
+    source: str
+    """The file, the name of the downloaded weights, or `random`."""
+    pixel_labels: bool | None
+    """Whether the weights were trained with pixel labels; None where only the user knows."""
+    loaded: int = 0
+    """Number of loaded tensors."""
+    missing: list[str] = field(default_factory=list)
+    """Tensors of the network that the source does not have; they start from random."""
+    sha256: str | None = None
+    """Hash of the file; None where there is none."""
+
+
+def initialise(model: MultiScale, config: Config, batches: Iterable[Tensor] = ()) -> InitReport:
+    """Give a new network its first weights, and log which.
+
+    Args:
+        model: the network of `config`, see `build_model`.
+        config: MODEL.INIT_MODEL and MODEL.INIT_WEIGHTS say which weights.
+        batches: input batches (B, 3, h, w) that the batch norms of a network with random weights
+            get their statistics from; not looked at otherwise. All processes need the same.
+
+    Raises:
+        UserError: a file is missing or has less than 90% of the backbone, a download fails.
+    """
+    choice = config.MODEL.INIT_MODEL
+    if choice == NO_INIT:
+        report = _random(model, batches)
+    elif choice == IMAGENET:
+        report = _from_imagenet(model.base, config)
+    else:
+        report = _from_file(model.base, Path(choice), config)
+    log(f"{_INIT_KEY} {choice}: {report.what}")
+    return report
+
+
+def load_trained(model: MultiScale, path: Path | str) -> None:
+    """Load all weights of a trained network, ours or published (`base.*`, also `module.base.*`).
+
+    Raises:
+        UserError: the file cannot be read, or its tensors are not those of this network.
+    """
+    load_weights(model, path, kind="cnn")
+
+
+# --------------------------------------------------------------------------------------- sources
+
+
+def _random(model: MultiScale, batches: Iterable[Tensor]) -> InitReport:
+    device = next(model.parameters()).device
+    _open_branches(model)
+    calibrate_batchnorm(model, (batch.to(device) for batch in batches))
+    return InitReport(
+        what="random weights, so no pixel label was ever seen; the result is weakly supervised, "
+        "and worse than with pretrained weights.",
+        source="random",
+        pixel_labels=False,
+    )
+
+
+@torch.no_grad()
+def _open_branches(model: MultiScale) -> None:
+    """Let every batch norm pass its input on.
+
+    timm starts the last one of a residual branch at weight 0; as batch norms are frozen here, the
+    branch would stay shut and learn nothing.
+    """
+    for norm in (module for module in model.modules() if isinstance(module, _BatchNorm)):
+        if not norm.weight.any():
+            norm.weight.fill_(1)
+
+
+def _from_imagenet(base: DeepLab, config: Config) -> InitReport:
+    """ImageNet weights, downloaded or from MODEL.INIT_WEIGHTS."""
+    name, path = _backbone_name(config), config.MODEL.INIT_WEIGHTS
+    with translated_options({"--init random": f"{_INIT_KEY}={NO_INIT}"}):
+        backbone = build_backbone(
+            name, weights=None if path is None else str(path), option=f"{_WEIGHTS_KEY}=FILE"
+        )
+    published = _torchvision_file(name)
+    file = path or (published and published.cached)
+    sha256 = file and sha256_file(file)
+    known = path is None or (published and sha256.startswith(published.hash_prefix))
+    source = str(path or (published.cached.name if published else f"timm {name}"))
+    loaded, missing = _load(base, _in_keys_of(base, backbone.state_dict(), config), source)
+    what = (
+        f"ImageNet weights of {name} ({source}), trained with image labels only: no pixel label "
+        "was ever seen, the result is weakly supervised."
+        if known
+        else f"{source}, which the configuration calls ImageNet weights of {name} but which is not "
+        "the published file: the result is weakly supervised only if it never saw pixel labels."
+    )
+    return InitReport(what, source, False if known else None, loaded, missing, sha256)
+
+
+def _from_file(base: DeepLab, path: Path, config: Config) -> InitReport:
+    """Weights of any file that holds the backbone under names we know."""
+    loaded, missing = _load(base, _read(base, path, config), str(path))
+    record = read_record(path)
+    by_image_labels = record is not None and record.step == _CAM_STEP
+    what = (
+        f"{path}, trained by run_sample.py with image labels only: no pixel label was ever seen, "
+        "the result is weakly supervised."
+        if by_image_labels
+        else f"weights of {path}: the result is weakly supervised only if that file never saw "
+        "pixel labels (the published COCO-initialised checkpoint did: it was trained on masks)."
+    )
+    pixel_labels = False if by_image_labels else None
+    return InitReport(what, str(path), pixel_labels, loaded, missing, sha256_file(path))
+
+
+def _backbone_name(config: Config) -> str:
+    """Name of the configured CNN in torchvision or timm."""
+    model = config.MODEL
+    name = model.BACKBONE or _RESNETS.get(tuple(model.N_BLOCKS))
+    if name is None:
+        known = ", ".join(f"{list(blocks)} ({one})" for blocks, one in _RESNETS.items())
+        raise UserError(
+            f"MODEL.N_BLOCKS is {list(model.N_BLOCKS)}, for which there are no ImageNet weights; "
+            f"use {known}, or {_INIT_KEY}={NO_INIT}."
+        )
+    return name
+
+
+def _torchvision_file(name: str) -> WeightFile | None:
+    """The published weights of a torchvision network; None for one of timm."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    return torchvision_file(name) if name in known else None
+
+
+# ----------------------------------------------------------------------------------- key layouts
+
+
+def _read(base: DeepLab, path: Path, config: Config) -> StateDict:
+    """Tensors of a file by the names of `base`.
+
+    The file is a DeepLab (published or ours, with or without `base.`), the CNN branch of
+    run_sample.py (`backbone.*`; published: `resnet50.*`), or a network of torchvision or timm.
+    """
+    state = state_dict_of(load_checkpoint(path))
+    if is_official(state, "cnn"):
+        state = from_official(state, "cnn")
+    state = {key.removeprefix("base."): value for key, value in state.items()}
+    if state.keys() & base.state_dict().keys():
+        return state
+    name = _backbone_name(config)
+    if any(key.startswith(_BACKBONE) for key in state):
+        backbone = build_backbone(name, init="random")
+        load_backbone(backbone, state, path)
+    else:
+        backbone = build_backbone(name, weights=str(path))
+    return _in_keys_of(base, backbone.state_dict(), config)
+
+
+def _in_keys_of(base: DeepLab, state: StateDict, config: Config) -> StateDict:
+    """Rename the tensors of a `net.backbone.Backbone`."""
+    if isinstance(base, BackboneDeepLab):
+        return {_BACKBONE + key: value for key, value in state.items()}
+    return from_torchvision(state, config.IMAGE.MEAN.bgr)
+
+
+def from_torchvision(state: StateDict, mean_bgr: Sequence[float]) -> StateDict:
+    """Rename a torchvision ResNet with bottlenecks to the published keys, for the published input.
+
+    torchvision's networks see normalised RGB, DeepLab sees BGR minus a mean in grey levels. The
+    difference goes into the first convolution and its batch norm, so that the features are the same
+    but for the border, where zero padding means another colour.
+
+    Args:
+        state: tensors by torchvision's names, without `fc.*`.
+        mean_bgr: mean of DeepLab's input, grey levels.
+    """
+    renamed = {_published_name(key): value for key, value in state.items()}
+    scale, shift = (values.double().view(3, 1, 1) for values in imagenet_normalisation(mean_bgr))
+    weight = renamed["layer1.conv1.conv.weight"].double().flip(1)  # (64, 3, 7, 7), RGB to BGR
+    mean = renamed["layer1.conv1.bn.running_mean"].double()  # of what the convolution yields
+    renamed["layer1.conv1.conv.weight"] = (weight * scale).float()
+    renamed["layer1.conv1.bn.running_mean"] = (mean - (weight * shift).sum(dim=(1, 2, 3))).float()
+    return renamed
+
+
+def _published_name(key: str) -> str:
+    """`layer1.0.conv2.weight` to `layer2.block1.conv3x3.conv.weight`."""
+    stage, *inner, leaf = key.split(".")
+    if not inner:  # conv1 or bn1
+        return f"layer1.conv1.{stage[:-1]}.{leaf}"
+    block, layer, *index = inner
+    unit, part = (
+        ("shortcut", ("conv", "bn")[int(index[0])])
+        if layer == "downsample"
+        else (_UNITS[int(layer[-1]) - 1], layer[:-1])
+    )
+    return f"layer{int(stage[-1]) + 1}.block{int(block) + 1}.{unit}.{part}.{leaf}"
+
+
+# --------------------------------------------------------------------------------------- loading
+
+
+def _load(base: DeepLab, state: StateDict, source: str) -> tuple[int, list[str]]:
+    """Copy what fits into `base` and log what does not.
+
+    Returns:
+        Number of loaded tensors, and the names of those that `state` does not have.
+
+    Raises:
+        UserError: the file has less than 90% of the backbone, or belongs to a larger network.
+    """
+    own = {key: value for key, value in base.state_dict().items() if not key.endswith(_COUNTER)}
+    fitting = {k: state[k] for k, v in own.items() if k in state and state[k].shape == v.shape}
+    _require_backbone(own, fitting, state, source)
+    aspp = {key for key in own if key.startswith(ASPP)}
+    if not aspp <= fitting.keys():
+        fitting = {key: value for key, value in fitting.items() if key not in aspp}
+        _log_other_aspp(own, state, source)
+    base.load_state_dict(fitting, strict=False)
+    missing = [key for key in own if key not in fitting]
+    log(f"{source}: {len(fitting)} of {len(own)} tensors loaded, {_named(missing)} start random")
+    unused = [key for key in state if key not in fitting and not key.endswith(_COUNTER)]
+    if unused:
+        log(f"{source}: {_named(unused)} of the file's tensors not used")
+    return len(fitting), missing
+
+
+def _require_backbone(own: StateDict, fitting: StateDict, state: StateDict, source: str) -> None:
+    """Raise a UserError unless `fitting` are nearly all tensors of a backbone of this size."""
+    body = [key for key in own if not key.startswith(ASPP)]
+    lacking = [key for key in body if key not in fitting]
+    share = 1 - len(lacking) / len(body)
+    remedy = f"give a file of this network (MODEL.NAME, N_BLOCKS, BACKBONE) or another {_INIT_KEY}"
+    if share < MIN_SHARE:
+        raise UserError(
+            f"{source} has {len(body) - len(lacking)} of the {len(body)} backbone tensors "
+            f"({share:.0%}, at least {MIN_SHARE:.0%} are needed), {lacking[0]} is the first that "
+            f"is missing or of another shape: {remedy}."
+        )
+    rest = {key: value for key, value in state.items() if not key.startswith(ASPP)}
+    if more := of_larger_network(dict.fromkeys(body), rest):
+        raise UserError(
+            f"{source} belongs to a larger network, {more[0]} is the first of {len(more)} tensors "
+            f"too many: {remedy}."
+        )
+
+
+def _log_other_aspp(own: StateDict, state: StateDict, source: str) -> None:
+    """Say that a file's classifier is not used; silent about files without one."""
+    first = f"{ASPP}c0.weight"
+    if first in state:
+        log(
+            f"{source}: its classifier (ASPP, {len(state[first])} classes) is left out, this "
+            f"network's has {len(own[first])} classes"
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    """`3 (a, b, c)`, cut off after a few names."""
+    if not names:
+        return "0"
+    more = ", ..." if len(names) > _NAMES_SHOWN else ""
+    return f"{len(names)} ({', '.join(names[:_NAMES_SHOWN])}{more})"

@@ -1,0 +1,167 @@
+"""One table of everything that was scored, and a figure.
+
+Reads the scores that `test` and `crf` left, and the training labels where the pictures they belong
+to have ground truth (which is only compared with, never trained on). Writes report.json and
+figure.png.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deeplab import lineage, scoring
+from deeplab.config import Config, Paths, Split, class_names
+from deeplab.data import (
+    id_list,
+    training_label_path,
+    validation_label_path,
+    validation_labels,
+)
+from deeplab.inference import COLUMN, COLUMN_CRF
+from misc.errors import UserError
+from misc.files import write_json
+from misc.maps_io import read_image, read_label
+from misc.progress import log, progress
+from misc.seed import run_facts
+from misc.visualize import FigureRow, colour_label, save_figure
+from step.make_figure import MASK, PHOTO, TRUTH, spread
+from voc12.lists import IdList
+
+BACKGROUND_COLUMN = "background"
+LABELS_COLUMN = "training labels"
+
+_COLUMNS = (PHOTO, TRUTH, MASK, COLUMN, COLUMN_CRF)
+
+
+def run(config: Config, split: Split, figure_num: int) -> dict[str, Any]:
+    """Collect the scores of a split, log the table, write report.json and figure.png.
+
+    Args:
+        config: configuration.
+        split: whose predictions.
+        figure_num: pictures of the figure; 0 draws none.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        UserError: `test` has left no scores, or `crf` those of another model.
+    """
+    paths, names = Paths(config), class_names(config)
+    pictures = id_list(config, split)
+    columns = _prediction_scores(paths, split)
+    labels = score_training_labels(config)
+    constant = columns[COLUMN][scoring.CONSTANT_BACKGROUND]
+    margins = {
+        name: scores[scoring.MEAN_IOU] - constant[scoring.MEAN_IOU]
+        for name, scores in columns.items()
+    }
+    content = {
+        "split": split,
+        "list": lineage.list_facts(pictures),
+        "model": columns[COLUMN]["model"],
+        "initialisation": columns[COLUMN]["initialisation"],
+        "scores": columns,
+        "training_labels": labels,
+        "constant_background": constant,
+        "margin_over_constant_background": margins,
+        **run_facts(),
+    }
+    write_json(paths.report_path, content)
+    _log_report(content, names, config)
+    draw(config, split, pictures, figure_num)
+    return content
+
+
+def _prediction_scores(paths: Paths, split: Split) -> dict[str, dict[str, Any]]:
+    """Scores without and, where there are any, with CRF."""
+    plain = scoring.read_scores(paths.scores_path(split))
+    if plain is None:
+        raise UserError(
+            f"{paths.scores_path(split)} does not exist; run `test --split {split}` first, on a "
+            "list with ground truth."
+        )
+    refined = scoring.read_scores(paths.scores_path(split, crf=True))
+    if refined is None:
+        log(f"there are no scores after the CRF; `crf --split {split}` makes them.")
+        return {COLUMN: plain}
+    if refined["model"]["sha256"] != plain["model"]["sha256"]:
+        raise UserError(
+            f"{paths.scores_path(split, crf=True)} is of the weights {refined['model']['path']}, "
+            f"{paths.scores_path(split)} of {plain['model']['path']} or of others of that name; "
+            f"run `crf --split {split} --overwrite`."
+        )
+    return {COLUMN: plain, COLUMN_CRF: refined}
+
+
+def score_training_labels(config: Config) -> dict[str, Any] | None:
+    """Scores of the training labels on the training pictures that have ground truth.
+
+    Returns:
+        The scores, and the number of `pictures`; None where there is nothing to compare.
+    """
+    pictures = id_list(config, "train")
+    truth = validation_labels(config, pictures.ids)
+    truth = {i: path for i, path in truth.items() if training_label_path(config, i).is_file()}
+    if not truth:
+        log("no training label can be compared with ground truth.")
+        return None
+    folder = training_label_path(config, next(iter(truth))).parent
+    confusion = scoring.compare(folder, truth, config.DATASET.N_CLASSES, "make the labels again")
+    scores = scoring.scores_of(confusion, class_names(config))
+    return {**scores, "pictures": len(truth), "list": lineage.list_facts(pictures)}
+
+
+def _log_report(content: Mapping[str, Any], names: tuple[str, ...], config: Config) -> None:
+    """The table, and what its columns are."""
+    labels, scores = content["training_labels"], content["scores"]
+    columns = {
+        **({LABELS_COLUMN: labels} if labels else {}),
+        BACKGROUND_COLUMN: content["constant_background"],
+        **scores,
+    }
+    (name, facts), *_ = content["list"].items()
+    scoring.log_table(
+        f"IoU in % (predictions on {name}, {facts['count']} pictures)", names, columns
+    )
+    if labels:
+        log(
+            f"{LABELS_COLUMN}: compared with the ground truth of "
+            f"{labels['pictures']} training pictures, which was only scored, never trained on"
+        )
+    log(f"{BACKGROUND_COLUMN}: background everywhere")
+    for column, margin in content["margin_over_constant_background"].items():
+        log(f"{column}: {100 * margin:+.2f} points of mean IoU over background everywhere")
+    initialisation = content["initialisation"]
+    what = initialisation["what"] if isinstance(initialisation, dict) else initialisation
+    log(f"first weights: {what}")
+    log(f"wrote {Paths(config).report_path}")
+
+
+def draw(config: Config, split: Split, pictures: IdList, count: int) -> None:
+    """Draw pictures, spread evenly over the list, beside their label maps and predictions."""
+    paths = Paths(config)
+    chosen = spread(pictures.ids, count)
+    if not chosen:
+        return
+    rows = [draw_picture(config, split, image_id) for image_id in progress(chosen, "figure")]
+    save_figure(paths.figure_path, rows, _COLUMNS, class_names(config)[1:])
+    log(f"{paths.figure_path} shows {len(rows)} of {len(pictures)} pictures of {pictures.source}")
+
+
+def draw_picture(config: Config, split: Split, image_id: str) -> FigureRow:
+    """One row: the photo and every label map that there is."""
+    paths = Paths(config)
+    shown: dict[str, Path | None] = {
+        TRUTH: validation_label_path(config, image_id),
+        MASK: training_label_path(config, image_id),
+        COLUMN: paths.prediction_dir(split) / f"{image_id}.png",
+        COLUMN_CRF: paths.prediction_dir(split, crf=True) / f"{image_id}.png",
+    }
+    labels = {title: read_label(path) for title, path in shown.items() if path and path.is_file()}
+    cells = {PHOTO: read_image(lineage.image_paths(config, [image_id])[image_id])}
+    cells |= {title: colour_label(label) for title, label in labels.items()}
+    values = {int(value) for label in labels.values() for value in np.unique(label)}
+    return FigureRow(image_id, cells, values)

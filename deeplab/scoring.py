@@ -1,0 +1,129 @@
+"""Scores of label maps against ground truth, under the published names, and the table of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from misc.config import flatten
+from misc.distributed import is_main_process, shard
+from misc.evaluation import add_picture, percent, require_files, show
+from misc.files import read_json, write_json
+from misc.maps_io import BACKGROUND_LABEL, read_label
+from misc.metrics import ConfusionMatrix, SegmentationScores
+from misc.progress import log, progress
+from misc.seed import run_facts
+
+MEAN_IOU, CLASS_IOU = "Mean IoU", "Class IoU"
+CONSTANT_BACKGROUND = "Constant Background"
+
+_COLUMN_GAP = "  "
+
+
+def compare(
+    label_dir: Path, ground_truth: Mapping[str, Path], num_classes: int, remedy: str
+) -> ConfusionMatrix:
+    """Count the pixels of all pictures by true and given label; 255 counts as background.
+
+    Args:
+        label_dir: holds ID.png, the label maps that are scored.
+        ground_truth: label map of every id.
+        num_classes: with background.
+        remedy: what to do about a missing label map, for the message.
+
+    Returns:
+        Counts over all processes.
+
+    Raises:
+        UserError: a label map is missing, or does not fit its ground truth.
+    """
+    label_maps = {image_id: label_dir / f"{image_id}.png" for image_id in ground_truth}
+    require_files(label_maps, "label map", remedy)
+    confusion = ConfusionMatrix(num_classes)
+    for image_id in progress(shard(list(ground_truth)), "score"):
+        path = label_maps[image_id]
+        add_picture(confusion, read_label(path), read_label(ground_truth[image_id]), path)
+    confusion.reduce()
+    return confusion
+
+
+def scores_of(confusion: ConfusionMatrix, names: Sequence[str]) -> dict[str, Any]:
+    """The published scores, as fractions; None where nothing was counted.
+
+    Args:
+        confusion: counts.
+        names: of the classes, background first.
+
+    Returns:
+        Pixel Accuracy, Mean Accuracy, Frequency Weighted IoU, Mean IoU (over the classes of the
+        ground truth), Class IoU by name, and the last two of a prediction that is background
+        everywhere, for comparison.
+    """
+    scores = confusion.compute()
+    return {
+        "Pixel Accuracy": _fraction(scores.pixel_accuracy),
+        "Mean Accuracy": _fraction(scores.mean_accuracy),
+        "Frequency Weighted IoU": _fraction(scores.frequency_weighted_iou),
+        **_ious(scores, names),
+        CONSTANT_BACKGROUND: _ious(_constant_background(confusion).compute(), names),
+    }
+
+
+def _ious(scores: SegmentationScores, names: Sequence[str]) -> dict[str, Any]:
+    by_name = zip(names, scores.iou, strict=True)
+    return {
+        MEAN_IOU: _fraction(scores.mean_iou),
+        CLASS_IOU: {name: _fraction(value) for name, value in by_name},
+    }
+
+
+def _constant_background(confusion: ConfusionMatrix) -> ConfusionMatrix:
+    """The counts of predicting background everywhere."""
+    constant = ConfusionMatrix(confusion.num_classes)
+    constant.counts[:, BACKGROUND_LABEL] = confusion.counts.sum(axis=1)
+    return constant
+
+
+def _fraction(value: float) -> float | None:
+    """A number as JSON knows it."""
+    return None if np.isnan(value) else float(value)
+
+
+def write_scores(path: Path, scores: Mapping[str, Any], config: Any, **facts: Any) -> None:
+    """Write scores beside what they depend on, in the main process."""
+    if is_main_process():
+        write_json(path, {**scores, **facts, "config": flatten(config), **run_facts()})
+        log(f"wrote {path}")
+
+
+def read_scores(path: Path) -> dict[str, Any] | None:
+    """What `write_scores` wrote; None when there is no such file."""
+    return read_json(path) if path.is_file() else None
+
+
+def log_table(title: str, names: Sequence[str], columns: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log the IoU of every class that occurs, and the means, in percent.
+
+    Args:
+        title: line above the table.
+        names: of the classes, background first.
+        columns: scores by heading, each as `scores_of` returns them.
+    """
+    rows = {name: [scores[CLASS_IOU].get(name) for scores in columns.values()] for name in names}
+    rows = {name: row for name, row in rows.items() if any(value is not None for value in row)}
+    rows["mean"] = [scores[MEAN_IOU] for scores in columns.values()]
+    width = max(map(len, [*rows, "class"]))
+    widths = [max(len(heading), len("100.00")) for heading in columns]
+
+    def line(first: str, cells: Sequence[str]) -> str:
+        padded = (f"{cell:>{size}}" for cell, size in zip(cells, widths, strict=True))
+        return _COLUMN_GAP.join([f"{first:<{width}}", *padded])
+
+    body = [line(name, [in_percent(value) for value in row]) for name, row in rows.items()]
+    log("\n".join([title, line("class", list(columns)), *body]))
+
+
+def in_percent(fraction: float | None) -> str:
+    """A fraction as percent with two decimals; a dash for None."""
+    return show(None if fraction is None else percent(fraction))

@@ -1,0 +1,364 @@
+"""`test`: logits, predictions, scores and the archive for the VOC evaluation server."""
+
+import os
+import re
+import shutil
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from deeplab_runs import (
+    config_of,
+    copy_of,
+    finished_run,
+    log_of,
+    paths_of,
+    run,
+    two_process_run,
+)
+from PIL import Image
+from pipeline import TRAIN_IDS, VAL_IDS, disturb_weights, write_list
+
+from deeplab import inference, logits, scoring
+from deeplab.config import FINAL, class_names
+from deeplab.submission import FOLDER, write_submission
+from misc.errors import UserError
+from misc.files import read_json, sha256_file
+from misc.maps_io import read_image, read_label, voc_palette, write_label
+from misc.metrics import ConfusionMatrix
+from voc12.devkit import Devkit
+
+NAMES = ("background", "a", "b")
+
+
+@pytest.fixture
+def tested(sample: Path, tmp_path: Path) -> Path:
+    """Folder of a finished run to change."""
+    return copy_of(finished_run(sample), tmp_path / "run")
+
+
+@pytest.fixture
+def unlabelled(sample: Path, tmp_path: Path) -> dict[str, object]:
+    """Values for a test split without ground truth."""
+    root = tmp_path / "unlabelled"
+    shutil.copytree(sample / "JPEGImages", root / "JPEGImages")
+    return {"DATASET.ROOT": root, "DATASET.SPLIT.TEST": write_list(tmp_path / "t.txt", VAL_IDS)}
+
+
+# ------------------------------------------------------------------------------ what it writes
+
+
+def test_logits_and_predictions_are_those_of_the_network(sample: Path) -> None:
+    folder = finished_run(sample)
+    config, paths = config_of(sample, folder), paths_of(sample, folder)
+    cpu = torch.device("cpu")
+    network = inference.load_network(config, paths.checkpoint(FINAL), cpu)
+    classes = set()
+    for image_id in VAL_IDS:
+        image = read_image(Devkit(sample).image_path(image_id))
+        bgr = image[..., ::-1] - np.array([104.008, 116.669, 122.675])
+        with torch.no_grad():
+            scores = network(torch.from_numpy(bgr.transpose(2, 0, 1)[None]).float())
+            full = F.interpolate(scores, image.shape[:2], mode="bilinear", align_corners=False)
+        stored = np.load(paths.logits_dir("val") / f"{image_id}.npy")
+        assert stored.dtype == np.float16
+        assert stored.shape == (21, *(-(-side // 16) for side in image.shape[:2]))
+        np.testing.assert_allclose(stored, scores[0], rtol=1e-3, atol=1e-4)
+        prediction = read_label(paths.prediction_dir("val") / f"{image_id}.png")
+        np.testing.assert_array_equal(prediction, full[0].argmax(0))
+        classes |= set(np.unique(prediction))
+    assert len(classes) > 3  # else the comparison would say little
+
+
+def test_predictions_carry_the_voc_palette(sample: Path) -> None:
+    folder = paths_of(sample, finished_run(sample)).prediction_dir("val")
+    with Image.open(folder / f"{VAL_IDS[0]}.png") as image:
+        palette = np.reshape(image.getpalette(), (-1, 3))
+        assert image.mode == "P"
+    np.testing.assert_array_equal(palette, voc_palette()[: len(palette)])
+
+
+def test_scores_are_those_of_the_predictions(sample: Path) -> None:
+    folder = finished_run(sample)
+    paths, names = paths_of(sample, folder), class_names(config_of(sample, folder))
+    content = read_json(paths.scores_path("val"))
+    confusion = np.zeros((21, 21))
+    for image_id in VAL_IDS:
+        truth = read_label(sample / "SegmentationClass" / f"{image_id}.png")
+        prediction = read_label(paths.prediction_dir("val") / f"{image_id}.png")
+        for true, given in zip(truth.ravel(), prediction.ravel(), strict=True):
+            if true != 255:
+                confusion[true, given] += 1
+    hits, true, given = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    with np.errstate(invalid="ignore"):
+        iou, accuracy = hits / (true + given - hits), hits / true
+    for name, value in zip(names, iou, strict=True):
+        expected = None if np.isnan(value) else pytest.approx(value)
+        assert content["Class IoU"][name] == expected
+    assert content["Mean IoU"] == pytest.approx(iou[true > 0].mean())
+    assert content["Pixel Accuracy"] == pytest.approx(hits.sum() / true.sum())
+    assert content["Mean Accuracy"] == pytest.approx(accuracy[true > 0].mean())
+    weighted = (true / true.sum() * iou)[true > 0].sum()
+    assert content["Frequency Weighted IoU"] == pytest.approx(weighted)
+    constant = true[0] / true.sum() / np.count_nonzero(true)
+    assert content["Constant Background"]["Mean IoU"] == pytest.approx(constant)
+
+
+def test_scores_tell_what_they_depend_on(sample: Path) -> None:
+    folder = finished_run(sample)
+    paths = paths_of(sample, folder)
+    content, model = read_json(paths.scores_path("val")), paths.checkpoint(FINAL)
+    assert content["model"] == {"path": str(model), "sha256": sha256_file(model)}
+    assert content["initialisation"]["source"] == "random"
+    assert content["training_labels"]["sampled"] == len(TRAIN_IDS)
+    assert content["split"] == "val" and content["pictures"] == len(VAL_IDS)
+    assert content["list"]["val"]["count"] == len(VAL_IDS)
+    assert content["config"]["MODEL.BACKBONE"] == "test_resnet"
+    assert content["seconds_per_picture"] > 0 and "torch" in content["versions"]
+
+
+def test_log_has_the_disk_use_and_a_table_of_classes(sample: Path) -> None:
+    folder = finished_run(sample)
+    text = log_of(sample, folder, "test")
+    content = read_json(paths_of(sample, folder).scores_path("val"))
+    assert "the logits of 2 pictures take about 0.0 MB" in text
+    table = text[text.index("IoU in %") :]
+    assert f"{100 * content['Class IoU']['background']:.2f}" in table
+    assert re.search(rf"mean +{100 * content['Mean IoU']:.2f}\n", table)
+    assert "aeroplane" not in table or content["Class IoU"]["aeroplane"] is not None
+    assert f"{100 * content['Constant Background']['Mean IoU']:.2f} %" in table
+
+
+def test_scores_equal_the_published_ones(golden) -> None:
+    expected = golden("deeplab_scores")
+    confusion = ConfusionMatrix(21)
+    for prediction, truth in zip(expected["pred"], expected["gt"], strict=True):
+        confusion.update(prediction, truth)
+    names = [f"class {index}" for index in range(21)]
+    scores = scoring.scores_of(confusion, names)
+    for name, key in {
+        "Pixel Accuracy": "pixel_accuracy",
+        "Mean Accuracy": "mean_accuracy",
+        "Frequency Weighted IoU": "fw_iou",
+        "Mean IoU": "mean_iou",
+    }.items():
+        assert scores[name] == pytest.approx(float(expected[key]))
+    given = [np.nan if scores["Class IoU"][n] is None else scores["Class IoU"][n] for n in names]
+    np.testing.assert_allclose(given, expected["class_iou"], rtol=1e-5)
+
+
+def test_two_processes_test_like_one(sample: Path, tmp_path: Path) -> None:
+    copy_of(two_process_run(sample), tmp_path, "models")
+    assert run("test", sample, tmp_path) == 0
+    one, two = (paths_of(sample, folder) for folder in (tmp_path, two_process_run(sample)))
+    for image_id in VAL_IDS:
+        names = f"{image_id}.npy", f"{image_id}.png"
+        folders = [(p.logits_dir("val"), p.prediction_dir("val")) for p in (one, two)]
+        for name, first, second in zip(names, *folders, strict=True):
+            assert sha256_file(first / name) == sha256_file(second / name)
+    scores = [read_json(paths.scores_path("val")) for paths in (one, two)]
+    assert scores[0]["Class IoU"] == scores[1]["Class IoU"]
+
+
+# ------------------------------------------------------------------------------ going on, redoing
+
+
+def times(folder: Path) -> dict[Path, int]:
+    """When the outputs of a folder were written."""
+    return {path: path.stat().st_mtime_ns for path in folder.iterdir() if path.suffix != ".json"}
+
+
+def test_finished_pictures_are_kept(sample: Path, tested: Path) -> None:
+    paths = paths_of(sample, tested)
+    gone = paths.prediction_dir("val") / f"{VAL_IDS[1]}.png"
+    content = gone.read_bytes()
+    before = {**times(paths.logits_dir("val")), **times(paths.prediction_dir("val"))}
+    gone.unlink()
+    assert run("test", sample, tested) == 0
+    after = {**times(paths.logits_dir("val")), **times(paths.prediction_dir("val"))}
+    remade = {path for path in before if after[path] != before[path]}
+    assert remade == {gone, paths.logits_dir("val") / f"{VAL_IDS[1]}.npy"}
+    assert gone.read_bytes() == content
+    assert "1 pictures to do" in log_of(sample, tested, "test")
+
+
+def test_interrupted_test_goes_on(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    copy_of(finished_run(sample), tmp_path, "models")
+    original, left = inference.segment, 1
+
+    def segment(*args: object) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "segment", segment)
+        assert run("test", sample, tmp_path) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert run("test", sample, tmp_path) == 0
+    scores = [
+        read_json(paths_of(sample, folder).scores_path("val"))
+        for folder in (tmp_path, finished_run(sample))
+    ]
+    assert scores[0]["Class IoU"] == scores[1]["Class IoU"]
+
+
+def test_changed_picture_is_segmented_again(sample: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(sample, tmp_path / "voc"))
+    folder = copy_of(finished_run(sample), tmp_path / "run")
+    picture = Devkit(root).image_path(VAL_IDS[0])
+    Image.fromarray(read_image(picture)[::-1].copy()).save(picture)
+    os.utime(picture)
+    assert run("test", root, folder, values={"DATASET.SPLIT.TRAIN": "train"}) == 0
+    assert "1 pictures to do" in log_of(root, folder, "test")
+
+
+def test_outputs_of_another_model_are_refused_until_overwritten(
+    sample: Path, tested: Path, capsys: pytest.CaptureFixture
+) -> None:
+    paths = paths_of(sample, tested)
+    disturb_weights(paths.checkpoint(FINAL))
+    assert run("test", sample, tested) == 2
+    error = capsys.readouterr().err
+    assert "input model is" in error and "--overwrite" in error and "--force" not in error
+    before = read_json(paths.scores_path("val"))
+    assert run("test", sample, tested, "--overwrite") == 0
+    after = read_json(paths.scores_path("val"))
+    assert after["model"] != before["model"]
+
+
+# --------------------------------------------------------------------------------- disk space
+
+
+def test_logits_of_voc_val_stay_below_a_gigabyte() -> None:
+    size = logits.expected_bytes([(375, 500)] * 1449, num_classes=21, stride=8)
+    assert 150e6 < size < 250e6
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_expected_size_is_close_to_that_of_the_files(tmp_path: Path, stride: int) -> None:
+    sizes = [(281, 500), (375, 500), (500, 333)]
+    shapes = [(21, -(-height // stride), -(-width // stride)) for height, width in sizes]
+    for number, shape in enumerate(shapes):
+        logits.save_logits(tmp_path / f"{number}.npy", np.zeros(shape, np.float32))
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert logits.expected_bytes(sizes, 21, stride) == pytest.approx(size, rel=0.05)
+
+
+def test_too_little_space_stops_before_anything_is_written(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    copy_of(finished_run(sample), tmp_path, "models")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert run("test", sample, tmp_path) == 2
+    assert "only 0.0 MB are free there" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_logits_survive_the_disk(tmp_path: Path) -> None:
+    values = np.array([[[1e-3, -7.25]], [[70000.0, 3.0]]], np.float32)
+    logits.save_logits(tmp_path / "a.npy", values)
+    read = logits.load_logits(tmp_path / "a.npy", 2)
+    np.testing.assert_allclose(read, [[[1e-3, -7.25]], [[65504, 3]]], rtol=1e-3)
+    with pytest.raises(UserError, match="not finite for b"):
+        logits.save_logits(tmp_path / "b.npy", values * np.nan)
+    with pytest.raises(UserError, match="run test for this split"):
+        logits.load_logits(tmp_path / "b.npy", 2)
+    with pytest.raises(UserError, match="not \\(21, h, w\\)"):
+        logits.load_logits(tmp_path / "a.npy", 21)
+    (tmp_path / "c.npy").write_bytes(b"no array")
+    with pytest.raises(UserError, match="cannot be read as logits"):
+        logits.load_logits(tmp_path / "c.npy", 2)
+
+
+# --------------------------------------------------------------------------- splits, submission
+
+
+def test_split_without_ground_truth_becomes_an_archive(
+    sample: Path, tested: Path, unlabelled: dict[str, object]
+) -> None:
+    assert run("test", sample, tested, "--split", "test", values=unlabelled) == 0
+    paths = paths_of(sample, tested).__class__(config_of(sample, tested, unlabelled))
+    assert not paths.scores_path("test").exists()
+    archive = paths.submission_path("test")
+    with tarfile.open(archive, "r:gz") as stream:
+        assert stream.getnames() == [f"{FOLDER}/{image_id}.png" for image_id in VAL_IDS]
+        for image_id in VAL_IDS:
+            content = stream.extractfile(f"{FOLDER}/{image_id}.png").read()
+            assert content == (paths.prediction_dir("test") / f"{image_id}.png").read_bytes()
+    before = archive.read_bytes()
+    assert run("test", sample, tested, "--split", "test", "--overwrite", values=unlabelled) == 0
+    assert archive.read_bytes() == before
+    assert run("crf", sample, tested, "--split", "test", values=unlabelled) == 0
+    assert paths.submission_path("test", crf=True).is_file()
+
+
+def test_test_split_with_ground_truth_is_scored_and_packed(sample: Path, tested: Path) -> None:
+    values = {"DATASET.SPLIT.TEST": "val", "EXP.ID": "other"}
+    model = paths_of(sample, tested).checkpoint(FINAL)
+    flags = ("--split", "test", "-m", str(model))
+    assert run("test", sample, tested, *flags, values=values) == 0
+    made = {path.name for path in (tested / "scores/voc12/other/val").iterdir()}
+    assert made == {"predictions", "scores.json", "submission.tar.gz"}
+
+
+def test_train_split_is_scored_against_ground_truth(sample: Path, tested: Path) -> None:
+    assert run("test", sample, tested, "--split", "train") == 0
+    content = read_json(paths_of(sample, tested).scores_path("train"))
+    assert content["pictures"] == len(TRAIN_IDS) and content["split"] == "train"
+
+
+def test_validation_without_ground_truth_is_refused(
+    sample: Path, tested: Path, unlabelled: dict[str, object], capsys: pytest.CaptureFixture
+) -> None:
+    values = {**unlabelled, "DATASET.SPLIT.VAL": unlabelled["DATASET.SPLIT.TEST"]}
+    assert run("test", sample, tested, values=values) == 2
+    error = capsys.readouterr().err
+    assert "missing ground truth" in error and VAL_IDS[0] in error
+
+
+@pytest.fixture
+def prediction(tmp_path: Path) -> tuple[Path, dict[str, Path]]:
+    """A folder with one prediction, and its picture."""
+    Image.new("RGB", (4, 3)).save(tmp_path / "photo.jpg")
+    write_label(tmp_path / "predictions/a.png", np.zeros((3, 4), np.uint8))
+    return tmp_path / "predictions", {"a": tmp_path / "photo.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (np.full((3, 4), 3), "has labels \\[3\\]; the server accepts 0..2"),
+        (np.zeros((4, 3)), "is \\(4, 3\\) \\(height, width\\) but its picture"),
+    ],
+)
+def test_unusable_predictions_are_not_packed(
+    tmp_path: Path, prediction: tuple[Path, dict[str, Path]], label: np.ndarray, message: str
+) -> None:
+    folder, images = prediction
+    write_submission(tmp_path / "good.tar.gz", folder, images, len(NAMES))
+    write_label(folder / "a.png", label.astype(np.uint8))
+    with pytest.raises(UserError, match=message):
+        write_submission(tmp_path / "bad.tar.gz", folder, images, len(NAMES))
+    assert {path.name for path in tmp_path.glob("*.tar.gz")} == {"good.tar.gz"}
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_archive_does_not_depend_on_times(
+    tmp_path: Path, prediction: tuple[Path, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, images = prediction
+    write_submission(tmp_path / "one.tar.gz", folder, images, len(NAMES))
+    os.utime(folder / "a.png", (1, 1))
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    write_submission(tmp_path / "two.tar.gz", folder, images, len(NAMES))
+    assert (tmp_path / "one.tar.gz").read_bytes() == (tmp_path / "two.tar.gz").read_bytes()

@@ -1,0 +1,368 @@
+"""Training of DeepLab: what a run leaves, resuming, several processes, and the update itself."""
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from deeplab_runs import (
+    ITERATIONS,
+    command_line,
+    config_of,
+    copy_of,
+    equal_weights,
+    finished_run,
+    log_of,
+    paths_of,
+    run,
+    run_apart,
+    two_process_run,
+)
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from deeplab import engine
+from deeplab.config import FINAL, Config
+from deeplab.data import TrainDataset, id_list
+from deeplab.initialisation import initialise
+from deeplab.model import MultiScale, build_model
+from misc.checkpoint import load_checkpoint
+from misc.files import read_json
+from misc.provenance import read_record, record_path
+from misc.seed import run_facts, seed_everything
+from misc.training import BatchStream
+
+# Kills itself when the batch that its first argument counts (from 1) is about to be used.
+KILLED_RUN = """
+import os, signal, sys
+from deeplab import engine, main
+
+use, left = engine.to_device, int(sys.argv[1])
+
+def use_or_die(batch, device):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return use(batch, device)
+
+engine.to_device = use_or_die
+main.main(sys.argv[2:])
+"""
+LAST_BATCH = 2 * ITERATIONS
+LAST_STATE = 4
+ALIKE = {"rtol": 1e-5, "atol": 1e-7}  # an update is about 1e-5
+
+
+def curves(folder: Path) -> EventAccumulator:
+    """What TensorBoard would show."""
+    board = EventAccumulator(str(folder))
+    board.Reload()
+    return board
+
+
+# ---------------------------------------------------------------------- what a run leaves behind
+
+
+def test_run_leaves_checkpoints_with_records_and_no_state(sample: Path) -> None:
+    paths = paths_of(sample, finished_run(sample))
+    names = {f"checkpoint_{name}.pth" for name in (3, 6, FINAL)}
+    there = {path.name for path in paths.models_dir.iterdir()}
+    assert there == names | {f"{name}.json" for name in names}
+    for name in (3, 6, FINAL):
+        assert read_record(paths.checkpoint(name)) == read_record(paths.checkpoint(FINAL))
+    assert equal_weights(paths.checkpoint(6), paths.checkpoint(FINAL))
+    assert not equal_weights(paths.checkpoint(3), paths.checkpoint(FINAL))
+
+
+def test_checkpoint_is_a_plain_state_dict_of_the_network(sample: Path) -> None:
+    folder = finished_run(sample)
+    state = load_checkpoint(paths_of(sample, folder).checkpoint(FINAL))
+    assert state.keys() == build_model(config_of(sample, folder)).state_dict().keys()
+    assert {key.partition(".")[0] for key in state} == {"base"}
+
+
+def test_record_tells_what_the_weights_come_from(sample: Path) -> None:
+    content = read_json(record_path(paths_of(sample, finished_run(sample)).checkpoint(FINAL)))
+    facts = content["facts"]
+    assert content["inputs"].keys() == {"train_list", "pictures", "labels", "first_weights"}
+    assert content["lists"]["train"]["count"] == 6
+    assert facts["initialisation"]["pixel_labels"] is False
+    assert facts["training_labels"]["shares"]["background"] > 0.5
+    assert facts["config"]["SOLVER.ITER_SIZE"] == 2
+    assert [point["iteration"] for point in facts["history"]] == [2, 4, 6]
+    assert facts["commit"] == run_facts()["commit"]
+
+
+def test_log_and_tensorboard_tell_the_same(sample: Path) -> None:
+    folder = finished_run(sample)
+    paths, text = paths_of(sample, folder), log_of(sample, folder, "train")
+    history = read_json(record_path(paths.checkpoint(FINAL)))["facts"]["history"]
+    for point in history:
+        assert f"iteration {point['iteration']}/6: loss {point['loss']:.4f}" in text
+    board = curves(paths.logs_dir)
+    loss = [(point.step, pytest.approx(point.value)) for point in board.Scalars("loss")]
+    assert [(point["iteration"], point["loss"]) for point in history] == loss
+    rates = [
+        [point.value for point in board.Scalars(f"learning_rate/{name}")]
+        for name in ("body", "aspp_weights", "aspp_biases")
+    ]
+    falling = [1e-5 * (1 - step / ITERATIONS) ** 0.9 for step in (0, 2, 4)]
+    expected = [np.multiply(falling, factor) for factor in (1, 10, 20)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    assert all(point.value > 0 for point in board.Scalars("pictures_per_second"))
+
+
+def test_tensorboard_has_a_grid_of_input_label_and_prediction(sample: Path) -> None:
+    paths = paths_of(sample, finished_run(sample))
+    grids = curves(paths.logs_dir).Images("input_label_prediction")
+    assert [grid.step for grid in grids] == [3, 6]
+    assert all(grid.width > 3 * 40 and grid.height > 2 * 40 for grid in grids)
+
+
+# --------------------------------------------------------------------------------- the update
+
+
+def start_of(config: Config) -> tuple[MultiScale, TrainDataset]:
+    """The network before its first update, and the training items."""
+    seed_everything(config.EXP.SEED)
+    dataset = TrainDataset(config, id_list(config, "train").ids)
+    network = build_model(config)
+    initialise(network, config, list(engine._first_batches(dataset, config)))
+    return network.train(), dataset
+
+
+def reference_loss(network: MultiScale, batch: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """Sum of four cross entropies against labels that PIL resized."""
+    images = torch.stack([item["image"] for item in batch])
+    total = torch.zeros(())
+    for output in network.forward_all(images):
+        height, width = output.shape[-2:]
+        labels = [
+            Image.fromarray(item["label"].byte().numpy()).resize((width, height), Image.NEAREST)
+            for item in batch
+        ]
+        target = torch.stack([torch.from_numpy(np.array(label)).long() for label in labels])
+        total = total + F.cross_entropy(output, target, ignore_index=255)
+    return total
+
+
+def test_training_is_the_published_recipe(sample: Path) -> None:
+    folder = finished_run(sample)
+    config = config_of(sample, folder)
+    network, dataset = start_of(config)
+    named = dict(network.base.named_parameters())
+    weights = [value for key, value in named.items() if "aspp" in key and "weight" in key]
+    biases = [value for key, value in named.items() if "aspp" in key and "bias" in key]
+    body = [v for k, v in named.items() if "aspp" not in k and v.dim() == 4]
+    groups = [
+        {"params": body, "factor": 1},
+        {"params": weights, "factor": 10},
+        {"params": biases, "factor": 20, "weight_decay": 0},
+    ]
+    optimiser = torch.optim.SGD(groups, lr=1, momentum=0.9, weight_decay=5e-4)
+    batches = list(BatchStream(len(dataset), 2, 0, 0, LAST_BATCH))
+    for iteration in range(ITERATIONS):
+        optimiser.zero_grad()
+        for keys in batches[2 * iteration : 2 * iteration + 2]:
+            (reference_loss(network, [dataset[key] for key in keys]) / 2).backward()
+        rate = 1e-5 * (1 - (iteration - iteration % 2) / ITERATIONS) ** 0.9
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+        optimiser.step()
+    trained = load_checkpoint(paths_of(sample, folder).checkpoint(FINAL))
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(trained[key], value, **ALIKE)
+
+
+def test_biases_of_the_classifier_are_not_decayed(sample: Path) -> None:
+    config = config_of(sample, finished_run(sample))
+    optimiser = engine.build_optimiser(build_model(config), config)
+    assert [group["weight_decay"] for group in optimiser.param_groups] == [5e-4, 5e-4, 0]
+    assert all(value.dim() == 1 for value in optimiser.param_groups[2]["params"])
+    assert {group["momentum"] for group in optimiser.param_groups} == {0.9}
+
+
+def test_only_batch_norm_is_left_alone(sample: Path) -> None:
+    folder = finished_run(sample)
+    network, _ = start_of(config_of(sample, folder))
+    trained = load_checkpoint(paths_of(sample, folder).checkpoint(FINAL))
+    changed = {k for k, v in network.state_dict().items() if not torch.equal(v, trained[k])}
+    assert changed <= {k for k, v in network.named_parameters() if v.dim() == 4 or "aspp" in k}
+    assert {k for k in trained if "aspp" in k} < changed
+
+
+# --------------------------------------------------------------------------- stopped, resumed
+
+
+def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
+    sample: Path, tmp_path: Path
+) -> None:
+    often = {"SOLVER.ITER_TB": 1}  # so that the killed run writes points after its last state
+    argv = command_line("train", sample, tmp_path, values=often)
+    killed = run_apart("-c", KILLED_RUN, str(LAST_BATCH), *argv)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    paths = paths_of(sample, tmp_path)
+    assert load_checkpoint(paths.state_path)["epoch"] == LAST_STATE
+    assert not paths.checkpoint(FINAL).exists()
+    time.sleep(1)  # TensorBoard orders files by the second of their start
+    assert run("train", sample, tmp_path, values={**often, "DATALOADER.NUM_WORKERS": 1}) == 0
+    assert f"continued after iteration {LAST_STATE}" in log_of(sample, tmp_path, "train")
+    whole = paths_of(sample, finished_run(sample))
+    for name in (3, 6, FINAL):
+        assert equal_weights(paths.checkpoint(name), whole.checkpoint(name))
+    history = read_json(record_path(paths.checkpoint(FINAL)))["facts"]["history"]
+    of_whole = read_json(record_path(whole.checkpoint(FINAL)))["facts"]["history"]
+    assert history[1::2] == of_whole
+    assert [point.step for point in curves(paths.logs_dir).Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    assert not paths.state_path.exists()
+    assert not record_path(paths.state_path).exists()
+
+
+def test_finished_training_is_kept(sample: Path, tmp_path: Path) -> None:
+    paths = paths_of(sample, copy_of(finished_run(sample), tmp_path, "models"))
+    left = [paths.state_path, paths.models_dir / ".tmp-012-training.state.pth"]
+    for path in left:  # killed at the very end
+        path.write_bytes(b"")
+    before = paths.checkpoint(FINAL).stat().st_mtime_ns
+    moved = Path(shutil.copytree(sample, tmp_path / "moved"))  # the same data elsewhere
+    values = {"SOLVER.ITER_TB": 5, "DATASET.ROOT": moved}
+    assert run("train", sample, tmp_path, values=values) == 0
+    assert paths.checkpoint(FINAL).stat().st_mtime_ns == before
+    assert "is finished and is kept" in log_of(sample, tmp_path, "train")
+    assert not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize(
+    ("values", "difference"),
+    [
+        ({"SOLVER.LR": 2e-5}, "SOLVER.LR is 2e-05 now and was 1e-05"),
+        ({"DATASET.SPLIT.TRAIN": "val"}, "input train_list is"),
+    ],
+)
+def test_weights_of_other_arguments_are_refused(
+    sample: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    values: dict[str, object],
+    difference: str,
+) -> None:
+    folder = copy_of(finished_run(sample), tmp_path, "models")
+    models = folder / "models/voc12/tiny"
+    (models / "train").rename(models / str(values.get("DATASET.SPLIT.TRAIN", "train")))
+    assert run("train", sample, folder, values=values) == 2
+    error = capsys.readouterr().err
+    assert difference in error and "--overwrite" in error and "--from_step" not in error
+
+
+def test_overwrite_starts_afresh(sample: Path, tmp_path: Path) -> None:
+    paths = paths_of(sample, copy_of(finished_run(sample), tmp_path, "models", "logs"))
+    values = {"SOLVER.ITER_MAX": 2}
+    assert run("train", sample, tmp_path, "--overwrite", values=values) == 0
+    assert not paths.checkpoint(3).exists() and not paths.checkpoint(6).exists()
+    assert not equal_weights(
+        paths.checkpoint(FINAL), paths_of(sample, finished_run(sample)).checkpoint(FINAL)
+    )
+    assert [point.step for point in curves(paths.logs_dir).Scalars("loss")] == [2]
+
+
+def test_state_of_other_arguments_is_refused_and_names_them(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    stop_with_nan(monkeypatch, iteration=4)
+    assert run("train", sample, tmp_path, values={"SOLVER.MOMENTUM": 0.5}) == 2
+    capsys.readouterr()
+    assert run("train", sample, tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "training.state.pth" in error and "SOLVER.MOMENTUM is 0.9 now and was 0.5" in error
+
+
+def stop_with_nan(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+    """Make the loss of an iteration (from 1) infinite."""
+    original, left = engine.msc_loss, 2 * (iteration - 1)
+
+    def overflow(*args: object) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        nonlocal left
+        left -= 1
+        total, parts = original(*args)
+        return (total if left >= 0 else total * torch.inf), parts
+
+    monkeypatch.setattr(engine, "msc_loss", overflow)
+
+
+def test_loss_that_is_not_finite_stops_and_the_last_state_stays(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_with_nan(patch, iteration=4)
+        assert run("train", sample, tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "the loss is inf in iteration 4; lower SOLVER.LR" in error
+    assert "stopped: train: the loss is inf" in log_of(sample, tmp_path, "train")
+    assert load_checkpoint(paths_of(sample, tmp_path).state_path)["epoch"] == 3
+    assert run("train", sample, tmp_path) == 0
+    finals = [paths_of(sample, f).checkpoint(FINAL) for f in (tmp_path, finished_run(sample))]
+    assert equal_weights(*finals)
+
+
+# ------------------------------------------------------------------------------ processes, input
+
+
+def test_two_processes_train_like_one(sample: Path) -> None:
+    folder = two_process_run(sample)
+    one, two = (paths_of(sample, f).checkpoint(FINAL) for f in (finished_run(sample), folder))
+    states = load_checkpoint(one), load_checkpoint(two)
+    assert states[0].keys() == states[1].keys()
+    for key in states[0]:
+        torch.testing.assert_close(states[0][key], states[1][key], **ALIKE)
+    losses = [
+        [point["loss"] for point in read_json(record_path(path))["facts"]["history"]]
+        for path in (one, two)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert read_record(one) == read_record(two)
+    text = log_of(sample, folder, "train")
+    assert text.count("iteration 6/6") == 1  # the main process alone speaks
+
+
+def test_batch_that_cannot_be_dealt_out_is_refused(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert run("train", sample, tmp_path) == 2
+    assert "SOLVER.BATCH_SIZE.TRAIN 2 cannot be dealt out evenly" in capsys.readouterr().err
+
+
+def test_missing_labels_are_all_told_at_once(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    labels = Path(shutil.copytree(sample / "SegmentationClass", tmp_path / "labels"))
+    missing = ["sample_000001", "sample_000004"]
+    for name in missing:
+        (labels / f"{name}.png").unlink()
+    paths = paths_of(sample, copy_of(finished_run(sample), tmp_path, "models"))
+    values = {"DATASET.TRAIN_LABELS": labels}
+    assert run("train", sample, tmp_path, "--overwrite", values=values) == 2
+    error = capsys.readouterr().err
+    assert all(name in error for name in missing) and "Traceback" not in error
+    assert paths.checkpoint(FINAL).is_file()  # nothing is removed for a run that cannot start
+
+
+def test_missing_first_weights_are_named(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    values = {"MODEL.INIT_MODEL": tmp_path / "coco.pth"}
+    assert run("train", sample, tmp_path, values=values) == 2
+    error = capsys.readouterr().err
+    assert f"MODEL.INIT_MODEL is {tmp_path / 'coco.pth'}, which does not exist" in error
+
+
+def test_bfloat16_trains_too(sample: Path, tmp_path: Path) -> None:
+    values = {"SOLVER.PRECISION": "bfloat16", "SOLVER.ITER_MAX": 1}
+    assert run("train", sample, tmp_path, values=values) == 0
+    state = load_checkpoint(paths_of(sample, tmp_path).checkpoint(FINAL))
+    assert all(value.dtype != torch.bfloat16 for value in state.values())
