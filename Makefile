@@ -1,15 +1,30 @@
-# make demo   try everything on a laptop: environment, built-in sample, nine steps, figure
-# make test   the test suite in the same environment
-# make lint   ruff check and format
+# make demo        try everything on a laptop: environment, built-in sample, nine steps, figure, DeepLab
+# make demo-wsol   the same for localisation: built-in birds, training, threshold, figure
+# make test        the test suite in the same environment
+# make lint        ruff check and format
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEEPLAB := $(BIN)/python deeplab/main.py
+DEEPLAB_DEMO := -c deeplab/configs/demo.yaml
+WSOL := $(BIN)/python wsol/tools_cam
+WSOL_DEMO := --config_file wsol/configs/demo.yaml
 
-.PHONY: demo test lint
+.PHONY: demo demo-wsol test lint
 
 demo: $(STAMP)
 	$(BIN)/python run_sample.py --preset demo
+	$(DEEPLAB) train $(DEEPLAB_DEMO)
+	$(DEEPLAB) test $(DEEPLAB_DEMO)
+	$(DEEPLAB) crf $(DEEPLAB_DEMO)
+	$(DEEPLAB) report $(DEEPLAB_DEMO)
+
+demo-wsol: $(STAMP)
+	$(WSOL)/train_cam.py $(WSOL_DEMO) --lr 5e-4
+	$(WSOL)/test_cam.py $(WSOL_DEMO) TEST.SPLIT train
+	$(WSOL)/test_cam.py $(WSOL_DEMO)
+	$(WSOL)/visualize.py $(WSOL_DEMO)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q tests
@@ -24,4 +39,3 @@ $(STAMP): requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $(STAMP)
-

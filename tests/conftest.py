@@ -1,6 +1,7 @@
 """Shared fixtures: golden values of the published implementation, and one finished tiny run."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pipeline
 import pytest
+import wsol_runs
 
 GOLDEN_DIR = Path(__file__).parent / "golden"
 
@@ -37,3 +39,23 @@ def finished(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     work_dir = tmp_path_factory.mktemp("finished") / "work"
     assert pipeline.run(sample, work_dir, figure_num=2) == 0
     return work_dir
+
+
+@pytest.fixture(scope="session")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a tiny set of birds in the layout of CUB; read only."""
+    return wsol_runs.build_birds(tmp_path_factory.mktemp("birds") / "CUB_200_2011")
+
+
+@pytest.fixture(scope="session")
+def trained(birds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of one tiny WSOL training; read only."""
+    folder = tmp_path_factory.mktemp("wsol") / "run"
+    assert wsol_runs.run(birds, folder) == 0
+    return folder
+
+
+@pytest.fixture
+def trained_copy(trained: Path, tmp_path: Path) -> Path:
+    """A copy of `trained` to spoil, without its log."""
+    return Path(shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("*.log")))

@@ -5,6 +5,7 @@ cluttered backgrounds, with exact masks. Everything follows from the parameters 
 """
 
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -106,12 +107,12 @@ def _expected_files(splits: dict[str, list[str]]) -> list[Path]:
     return lists + pictures
 
 
-def _is_complete(root: Path, parameters: dict[str, Any], splits: dict[str, list[str]]) -> bool:
+def _is_complete(root: Path, parameters: dict[str, Any], files: Sequence[Path]) -> bool:
     record = root / RECORD_NAME
     if not record.is_file() or read_json(record) != parameters:
         return False
-    files = [root / relative for relative in _expected_files(splits)]
-    return all(path.is_file() and path.stat().st_size > 0 for path in files)
+    paths = [root / relative for relative in files]
+    return all(path.is_file() and path.stat().st_size > 0 for path in paths)
 
 
 def _require_replaceable(root: Path) -> None:
@@ -139,6 +140,45 @@ def _fill(root: Path, splits: dict[str, list[str]], size_range: SizeRange, seed:
             _write_scene(root, name, paint_scene(classes, size_range, rng))
 
 
+def build_folder(
+    root: Path,
+    parameters: dict[str, Any],
+    files: Sequence[Path],
+    fill: Callable[[Path], None],
+) -> Path:
+    """Fills the folder `root` with made-up data, unless it is there already.
+
+    The pictures are made in a sibling folder that takes the place of `root` when all are written,
+    so that a killed build leaves no half-filled `root`. One process at a time may build a `root`.
+
+    Args:
+        root: folder to create.
+        parameters: whatever the data follows from, as JSON values; kept in `RECORD_NAME`.
+        files: what `fill` writes, relative to `root`.
+        fill: writes the data into the empty folder that it is given.
+
+    Returns:
+        `root` as it was given.
+
+    Raises:
+        UserError: `root` holds something else.
+    """
+    if _is_complete(root, parameters, files):
+        return root
+    _require_replaceable(root)
+    unfinished, outdated = (root.with_name(f".{root.name}.{end}") for end in LEFTOVERS)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    fill(unfinished)
+    write_json(unfinished / RECORD_NAME, parameters)
+    shutil.rmtree(outdated, ignore_errors=True)
+    if root.exists():
+        root.rename(outdated)
+    unfinished.rename(root)
+    shutil.rmtree(outdated, ignore_errors=True)
+    return root
+
+
 def build(
     root: Path,
     num_train: int = 96,
@@ -147,9 +187,6 @@ def build(
     seed: int = 0,
 ) -> Path:
     """Builds the data set at `root`, unless it is there already.
-
-    The pictures are made in a sibling folder that takes the place of `root` when all are written,
-    so that a killed build leaves no half-filled `root`. One process at a time may build a `root`.
 
     Args:
         root: folder to create, laid out as VOCdevkit/VOC2012.
@@ -173,17 +210,7 @@ def build(
         "size_range": [list(bounds) for bounds in size_range],
         "seed": seed,
     }
-    if _is_complete(root, parameters, splits):
-        return root
-    _require_replaceable(root)
-    unfinished, outdated = (root.with_name(f".{root.name}.{end}") for end in LEFTOVERS)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    _fill(unfinished, splits, size_range, seed)
-    write_json(unfinished / RECORD_NAME, parameters)
-    shutil.rmtree(outdated, ignore_errors=True)
-    if root.exists():
-        root.rename(outdated)
-    unfinished.rename(root)
-    shutil.rmtree(outdated, ignore_errors=True)
-    return root
+    files = _expected_files(splits)
+    return build_folder(
+        root, parameters, files, lambda folder: _fill(folder, splits, size_range, seed)
+    )

@@ -1,5 +1,6 @@
 """Pictures of the synthetic data set: objects placed on a cluttered background."""
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ NOISE_RANGE = (0.01, 0.03)
 BLUR = 0.55
 
 SizeRange = tuple[tuple[int, int], tuple[int, int]]
+AreaRange = tuple[float, float]
+Drawers = Mapping[str, Callable[[Rng], list[Part]]]
 
 
 class Scene(NamedTuple):
@@ -188,7 +191,13 @@ def _photograph(canvas: Array, rng: Rng) -> Array:
 # ---------------------------------------------------------------- scenes
 
 
-def _try_scene(classes: tuple[str, ...], size: tuple[int, int], rng: Rng) -> Scene | None:
+def _try_scene(
+    classes: tuple[str, ...],
+    size: tuple[int, int],
+    rng: Rng,
+    drawers: Drawers,
+    area_range: AreaRange,
+) -> Scene | None:
     """Paints one scene; None where an object is covered or cut off too much."""
     canvas = _paint_background(size, rng)
     instances = np.zeros(size, dtype=np.uint8)
@@ -197,8 +206,8 @@ def _try_scene(classes: tuple[str, ...], size: tuple[int, int], rng: Rng) -> Sce
         spans.reverse()
     whole = []
     for number, (name, span) in enumerate(zip(classes, spans, strict=True), start=1):
-        parts = DRAWERS[name](rng)
-        area = rng.uniform(*(AREA_RANGE if len(classes) == 1 else PAIR_AREA_RANGE))
+        parts = drawers[name](rng)
+        area = rng.uniform(*(area_range if len(classes) == 1 else PAIR_AREA_RANGE))
         placement = _place(parts, area, span, size, rng)
         instances[_paint_object(canvas, parts, placement)] = number
         whole.append(area * size[0] * size[1])
@@ -213,13 +222,21 @@ def _try_scene(classes: tuple[str, ...], size: tuple[int, int], rng: Rng) -> Sce
     return Scene(_photograph(canvas, rng), instances, classes)
 
 
-def paint_scene(classes: tuple[str, ...], size_range: SizeRange, rng: Rng) -> Scene:
+def paint_scene(
+    classes: tuple[str, ...],
+    size_range: SizeRange,
+    rng: Rng,
+    drawers: Drawers = DRAWERS,
+    area_range: AreaRange = AREA_RANGE,
+) -> Scene:
     """Paints a picture holding one object of each entry of `classes` (one or two entries).
 
     Args:
-        classes: class names out of DRAWERS.
+        classes: class names out of `drawers`.
         size_range: ((lowest, highest) height, (lowest, highest) width), both ends included.
         rng: source of all randomness.
+        drawers: drawing function of each class.
+        area_range: lowest and highest share of the picture that a single object covers.
 
     Returns:
         The scene; at least MIN_VISIBLE of every object can be seen.
@@ -229,7 +246,7 @@ def paint_scene(classes: tuple[str, ...], size_range: SizeRange, rng: Rng) -> Sc
     """
     size = tuple(int(rng.integers(low, high + 1)) for low, high in size_range)
     for _ in range(MAX_ATTEMPTS):
-        scene = _try_scene(classes, size, rng)
+        scene = _try_scene(classes, size, rng, drawers, area_range)
         if scene is not None:
             return scene
     raise UserError(f"no scene with {classes} fits a picture of {size}: use larger sizes")

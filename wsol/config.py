@@ -1,0 +1,223 @@
+"""Configuration of WSOL: the published keys, a few of ours, and where a run keeps its files.
+
+Nothing here imports torch, so that the command line answers at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from misc.config import bounded, load_config, positive, tree_of
+from misc.errors import UserError
+
+CamSource = Literal["transformer", "cnn", "mean"]
+Dataset = Literal["CUB", "FOLDER", "SYNTHETIC"]
+Split = Literal["train", "test"]
+
+_CHANNELS = 3
+_TSCAM = "_tscam"  # marks the published architectures; timm's names lack it
+
+
+@dataclass(frozen=True)
+class Basic:
+    """BASIC: the run as such; all but SEED is ours."""
+
+    SEED: int = bounded(26, 0)  # of every random choice
+    NUM_WORKERS: int = bounded(4, 0)  # processes that load pictures; 0 loads in the main one
+    SAVE_DIR: Path | None = None  # all outputs; null: ckpt/DATASET/NAME_OF_THE_YAML beside configs
+
+
+@dataclass(frozen=True)
+class Model:
+    """MODEL: the two networks and what is localised with."""
+
+    ARCH: str = "deit_tscam_small_patch16_224"  # or tiny, base, or any plain ViT of timm
+    CAM_THR: float = bounded(0.1, 0, 1)  # share of a map's maximum above which it is object
+    # how many of the best classes Loc@1 looks at: published, the only value is 1
+    TOP_K: int = bounded(1, 1, 1)
+    CNN: str = "resnet50"  # torchvision ResNet or timm CNN (ours)
+    INIT: Literal["pretrained", "random"] = "pretrained"  # ImageNet weights or none (ours)
+    VIT_WEIGHTS: Path | None = None  # file with the ImageNet weights; null: downloaded (ours)
+    CNN_WEIGHTS: Path | None = None  # likewise of the CNN (ours)
+    VIT_ARGS: dict[str, Any] = field(default_factory=dict)  # for timm, such as depth: 4 (ours)
+    DROP_PATH: float = bounded(0.1, 0, 0.99)  # of the transformer in training (ours)
+    CNN_FROZEN_STAGES: int = bounded(3, 0, 5)  # not trained, from the stem on; 3: to layer2 (ours)
+    FIXED_BATCHNORM: bool = True  # batch norm uses its running statistics in training (ours)
+    # which maps give the boxes: class maps x attention as published, the CNN's, or both (ours)
+    CAM: CamSource = "transformer"
+
+    @property
+    def vit(self) -> str:
+        """timm's name of the transformer."""
+        return self.ARCH.replace(_TSCAM, "")
+
+
+@dataclass(frozen=True)
+class Data:
+    """DATA: pictures and classes."""
+
+    # FOLDER: class subfolders and an optional boxes.csv; SYNTHETIC: the built-in set, made in
+    # DATADIR when it is not there (both ours)
+    DATASET: Dataset = "CUB"
+    DATADIR: Path = Path("data/CUB_200_2011")
+    NUM_CLASSES: int = bounded(200, 1)
+    RESIZE_SIZE: int = bounded(256, 1)  # pictures are resized to this square for training, pixels
+    CROP_SIZE: int = bounded(224, 1)  # side of the training crop and of test pictures
+    IMAGE_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)  # of RGB pictures in [0, 1]
+    IMAGE_STD: tuple[float, ...] = positive((0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Train:
+    """TRAIN: batches of the training."""
+
+    BATCH_SIZE: int = bounded(64, 1)  # pictures per step, over all processes
+
+
+@dataclass(frozen=True)
+class Test:
+    """TEST: evaluation."""
+
+    BATCH_SIZE: int = bounded(64, 1)
+    SAVE_BOXED_IMAGE: bool = False  # write heat maps with true and estimated boxes
+    SPLIT: Split = "test"  # what test_cam.py evaluates (ours)
+    # more thresholds that test_cam.py scores beside CAM_THR, from maps computed once (ours)
+    THRESHOLDS: tuple[float, ...] = bounded(
+        (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), 0, 1
+    )
+
+
+@dataclass(frozen=True)
+class Solver:
+    """SOLVER: training."""
+
+    START_LR: float = positive(5e-4)  # published but used by nothing: --lr rules
+    LR_STEPS: tuple[int, ...] = bounded((30,), 1)  # rates fall at epochs divisible by one of these
+    NUM_EPOCHS: int = bounded(60, 1)
+    LR_FACTOR: float = positive(0.1)  # by which they fall
+    WEIGHT_DECAY: float = bounded(0.05, 0)  # of AdamW, transformer (ours)
+    CNN_LR: float = positive(0.005)  # of SGD, CNN; its classifier 10 x (ours)
+    CNN_WEIGHT_DECAY: float = bounded(1e-4, 0)  # (ours)
+    CNN_MOMENTUM: float = bounded(0.0, 0, 1)  # (ours)
+    DECAY_CNN: bool = False  # whether the CNN's rate falls, too; in the published run it does not
+    REFINE_EPOCHS: int = bounded(5, 1)  # the L1 loss is off and on in turn for so many epochs
+    REFINE_WEIGHT: float = bounded(1.0, 0)  # of the L1 loss between both networks' maps (ours)
+    PRECISION: Literal["float32", "bfloat16"] = "float32"  # bfloat16 by autocast (ours)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that can be configured; defaults are the published run on CUB-200-2011."""
+
+    BASIC: Basic = Basic()
+    MODEL: Model = field(default_factory=Model)
+    DATA: Data = Data()
+    TRAIN: Train = Train()
+    TEST: Test = Test()
+    SOLVER: Solver = Solver()
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a run keeps its files: all below BASIC.SAVE_DIR."""
+
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        """Everything that the training said."""
+        return self.folder / "train.log"
+
+    @property
+    def epoch_log(self) -> Path:
+        """One line of JSON per finished epoch."""
+        return self.folder / "log.jsonl"
+
+    @property
+    def board(self) -> Path:
+        """Folder of the TensorBoard events."""
+        return self.folder / "tensorboard"
+
+    @property
+    def state(self) -> Path:
+        """What the training resumes from."""
+        return self.folder / "training.state.pth"
+
+    @property
+    def last(self) -> Path:
+        """Weights of the last finished epoch."""
+        return self.folder / "model_last.pth"
+
+    @property
+    def best_loc(self) -> Path:
+        """Weights of the epoch with the highest Top-1 Loc."""
+        return self.folder / "model_best_top1_loc.pth"
+
+    @property
+    def best_gt_known(self) -> Path:
+        """Weights of the epoch with the highest GT-known Loc."""
+        return self.folder / "model_best.pth"
+
+    @property
+    def results(self) -> Path:
+        """Scores of the training run with its arguments and surroundings."""
+        return self.folder / "results.json"
+
+    @property
+    def figure(self) -> Path:
+        """What `visualize.py` draws."""
+        return self.folder / "figure.png"
+
+    def evaluation(self, split: Split) -> Path:
+        """Scores that `test_cam.py` wrote."""
+        return self.folder / f"test_{split}.json"
+
+    def boxed_images(self, split: Split) -> Path:
+        """Folder of the heat maps with boxes."""
+        return self.folder / f"boxed_{split}"
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a configuration.
+
+    Args:
+        path: YAML file; relative paths in it belong to its tree, the parent of `configs`.
+        overrides: `KEY=VALUE` with dotted keys, such as `MODEL.CAM_THR=0.1`; relative paths in
+            them belong to the working folder.
+
+    Returns:
+        The configuration with absolute paths; BASIC.SAVE_DIR is filled in.
+
+    Raises:
+        UserError: a key is unknown, a value has the wrong type or does not fit the others.
+    """
+    path = Path(path)
+    config = load_config(Config, path, overrides)
+    problems = list(_inconsistencies(config))
+    if problems:
+        raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
+    if config.BASIC.SAVE_DIR is None:
+        folder = tree_of(path) / "ckpt" / config.DATA.DATASET / path.stem
+        config = replace(config, BASIC=replace(config.BASIC, SAVE_DIR=folder))
+    return config
+
+
+def paths_of(config: Config) -> Paths:
+    """Where the run of a loaded configuration keeps its files."""
+    assert config.BASIC.SAVE_DIR is not None, "filled in by load"
+    return Paths(config.BASIC.SAVE_DIR)
+
+
+def _inconsistencies(config: Config) -> Iterator[str]:
+    """What is wrong although every value has the right type."""
+    data = config.DATA
+    for name in ("IMAGE_MEAN", "IMAGE_STD"):
+        values = getattr(data, name)
+        if len(values) != _CHANNELS:
+            yield f"DATA.{name} is {list(values)}; give {_CHANNELS} numbers, for red, green, blue."
+    if data.CROP_SIZE > data.RESIZE_SIZE:
+        yield (
+            f"DATA.CROP_SIZE {data.CROP_SIZE} is more than DATA.RESIZE_SIZE {data.RESIZE_SIZE}, "
+            "out of which it is cut; raise the latter."
+        )

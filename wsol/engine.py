@@ -1,0 +1,319 @@
+"""Training of both networks, epoch by epoch, each followed by an evaluation on the test split."""
+
+import time
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from misc.config import flatten
+from misc.distributed import (
+    barrier,
+    data_parallel,
+    is_main_process,
+    join_processes,
+    rank,
+    select_device,
+    share_of_batch,
+    world_size,
+)
+from misc.errors import UserError
+from misc.files import sha256_file, write_json
+from misc.progress import log, set_log_file
+from misc.provenance import Record, read_record, write_record
+from misc.schedule import scale_learning_rates
+from misc.seed import run_facts, seed_everything
+from misc.training import Training, eval_loader, fit_batch
+from net.backbone import calibrate_batchnorm
+from wsol.config import Config, Paths, paths_of
+from wsol.epoch_log import EpochLog
+from wsol.evaluation import evaluate
+from wsol.model import CNN, TRANSFORMER, Networks, build_cnn, build_transformer
+from wsol.optimisation import build_optimisers, rate_factor, refine_weight, training_step
+from wsol.pictures import TEST, ImageSet, TrainPictures
+from wsol.selection import keep_weights, log_summary, summary
+from wsol.source import fingerprint, open_pictures, training_pictures
+
+TITLE = "train_wsol"
+_CALIBRATION_BATCHES = 4
+
+# What the weights do not depend on, or what `Record.inputs` identifies by content.
+_NOT_IDENTIFYING = (
+    "BASIC.NUM_WORKERS",
+    "BASIC.SAVE_DIR",
+    "MODEL.VIT_WEIGHTS",
+    "MODEL.CNN_WEIGHTS",
+    "DATA.DATADIR",
+    "TEST.BATCH_SIZE",
+    "TEST.SAVE_BOXED_IMAGE",
+    "TEST.SPLIT",
+    "TEST.THRESHOLDS",
+    "SOLVER.START_LR",
+    "SOLVER.NUM_EPOCHS",  # so that a finished run can be trained on
+)
+
+
+def train(
+    config: Config,
+    learning_rate: float,
+    device_name: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Train both networks, or go on with a run of the same settings; see `wsol.config.Paths`.
+
+    Args:
+        config: from `wsol.config.load`.
+        learning_rate: of the transformer.
+        device_name: see `misc.distributed.select_device`.
+        resume: insist on a run to go on with; without it one is used where there is one.
+        overwrite: start afresh.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        UserError: bad data, weights that cannot be had, another run in BASIC.SAVE_DIR, or a loss
+            that is not finite.
+    """
+    device, paths = select_device(device_name), paths_of(config)
+    share_of_batch(config.TRAIN.BATCH_SIZE, "TRAIN.BATCH_SIZE")
+    _require_fixed_batchnorm(config)
+    join_processes(device)
+    _open_log(paths)
+    image_set = open_pictures(config)
+    _claim(paths, training_record(config, learning_rate, image_set), resume, overwrite)
+    epochs = _prepare(config, learning_rate, device, image_set)
+    epochs.training.run()
+    return epochs.finish()
+
+
+def training_record(config: Config, learning_rate: float, image_set: ImageSet) -> Record:
+    """What the weights and scores of every epoch follow from."""
+    arguments = {k: v for k, v in flatten(config).items() if k not in _NOT_IDENTIFYING}
+    inputs = {"pictures": fingerprint([*image_set.train, *image_set.test])}
+    inputs |= {f"weights of the {name}": text for name, text in initialisation(config).items()}
+    return Record(TITLE, {"--lr": learning_rate, **arguments}, inputs)
+
+
+def initialisation(config: Config) -> dict[str, str]:
+    """Where the weights of each network start, in words."""
+    model = config.MODEL
+    names = {TRANSFORMER: (model.vit, model.VIT_WEIGHTS), CNN: (model.CNN, model.CNN_WEIGHTS)}
+    pretrained = model.INIT == "pretrained"
+    return {
+        network: _start(name, weights, pretrained) for network, (name, weights) in names.items()
+    }
+
+
+def _start(name: str, weights: Path | None, pretrained: bool) -> str:
+    if weights is not None:
+        digest = sha256_file(weights) if weights.is_file() else "missing"
+        return f"{name}, file {weights.name} with SHA-256 {digest}"
+    return f"{name}, {'ImageNet weights (image labels)' if pretrained else 'random weights'}"
+
+
+def _require_fixed_batchnorm(config: Config) -> None:
+    """Several processes would each normalise by the statistics of their part of a batch."""
+    if world_size() > 1 and not config.MODEL.FIXED_BATCHNORM:
+        raise UserError(
+            f"MODEL.FIXED_BATCHNORM is False, which {world_size()} processes cannot train equally "
+            "to one; use one process, or MODEL.FIXED_BATCHNORM True."
+        )
+
+
+def _open_log(paths: Paths) -> None:
+    try:
+        set_log_file(paths.log)
+    except OSError as error:
+        raise UserError(f"BASIC.SAVE_DIR {paths.folder} cannot be written: {error}.") from None
+
+
+def _claim(paths: Paths, record: Record, resume: bool, overwrite: bool) -> None:
+    """Make sure that what BASIC.SAVE_DIR holds is of this run, or is gone."""
+    if overwrite and is_main_process():
+        written = (paths.state, paths.last, paths.best_loc, paths.best_gt_known, paths.results)
+        for path in written:
+            path.unlink(missing_ok=True)
+    barrier()
+    if not paths.state.is_file():
+        if resume:
+            raise UserError(
+                f"--resume: {paths.state} does not exist, so there is no training to go on with; "
+                "leave --resume out to start one."
+            )
+    elif (recorded := read_record(paths.state)) is not None:
+        differences = record.differences(recorded)
+        if differences:
+            raise UserError(
+                f"{paths.folder} holds a training run with other settings: "
+                f"{'; '.join(differences)}. Repeat its settings to go on with it, name another "
+                "BASIC.SAVE_DIR, or start afresh with --overwrite."
+            )
+    if is_main_process():
+        write_record(paths.state, record)
+
+
+# --------------------------------------------------------------------------------- preparations
+
+
+def _prepare(
+    config: Config, learning_rate: float, device: torch.device, image_set: ImageSet
+) -> "Epochs":
+    """Networks, optimisers and the loop of a run."""
+    seed_everything(config.BASIC.SEED)
+    paths, dataset = paths_of(config), training_pictures(config, image_set)
+    batch_size = fit_batch(config.TRAIN.BATCH_SIZE, len(dataset), "TRAIN.BATCH_SIZE")
+    networks = _build_networks(config, dataset, device, started=paths.state.is_file())
+    if world_size() > 1:  # drop path of every process is its own
+        torch.manual_seed(config.BASIC.SEED + rank())
+    models = {name: data_parallel(net, device) for name, net in networks._asdict().items()}
+    optimisers = build_optimisers(networks, config, learning_rate)
+    epochs = Epochs(config, learning_rate, device, image_set, networks, optimisers)
+
+    def step(batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
+        weight = refine_weight(config, epoch + 1)
+        images, labels = batch["image"], batch["label"]
+        return training_step(models, optimisers, images, labels, weight, config.SOLVER.PRECISION)
+
+    epochs.training = Training(
+        title=TITLE,
+        dataset=dataset,
+        batch_size=batch_size,
+        epochs=config.SOLVER.NUM_EPOCHS,
+        seed=config.BASIC.SEED,
+        models=models,
+        optimisers=optimisers,
+        step=step,
+        device=device,
+        state_path=paths.state,
+        fingerprint=training_record(config, learning_rate, image_set).fingerprint,
+        num_workers=config.BASIC.NUM_WORKERS,
+        before_epoch=epochs.before,
+        after_epoch=epochs.after,
+    )
+    return epochs
+
+
+def _build_networks(
+    config: Config, dataset: TrainPictures, device: torch.device, started: bool
+) -> Networks:
+    """Both networks on the device; a run that has started needs no first weights any more."""
+    init = "random" if started else None
+    networks = Networks(build_transformer(config, init), build_cnn(config, init)).to(device)
+    model = config.MODEL
+    untrained = model.INIT == "random" and model.CNN_WEIGHTS is None
+    if untrained and model.FIXED_BATCHNORM and not started:
+        batches = eval_loader(dataset, config.TRAIN.BATCH_SIZE, num_workers=0)
+        first = (batch["image"].to(device) for batch in islice(batches, _CALIBRATION_BATCHES))
+        calibrate_batchnorm(networks.cnn.backbone, first)
+    for name, text in initialisation(config).items():
+        log(f"{name}: {text}.")
+    return networks
+
+
+# -------------------------------------------------------------------------------------- epochs
+
+
+@dataclass
+class Epochs:
+    """What happens around the epochs of a run.
+
+    Files are written when the state of their epoch is saved already, and follow from it alone: a
+    run that is killed at any point and resumed leaves the files of an uninterrupted one.
+    """
+
+    config: Config
+    learning_rate: float
+    device: torch.device
+    image_set: ImageSet
+    networks: Networks
+    optimisers: dict[str, Optimizer]
+    training: Training = field(init=False)
+    step_seconds: list[float] = field(default_factory=list)
+    picture_seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.paths = paths_of(self.config)
+        self._log = EpochLog(self.paths, self.rates)
+        self._start = 0.0
+        self._facts = {
+            "arguments": {"--lr": self.learning_rate, **flatten(self.config)},
+            "initialisation": initialisation(self.config),
+        }
+
+    def rates(self, epoch: int) -> dict[str, float]:
+        """Learning rates of an epoch, from 1, by name."""
+        factor, solver = rate_factor(self.config, epoch), self.config.SOLVER
+        cnn_factor = factor if solver.DECAY_CNN else 1.0
+        return {
+            "rate_transformer": factor * self.learning_rate,
+            "rate_cnn": cnn_factor * solver.CNN_LR,
+        }
+
+    def before(self, epoch: int) -> None:
+        """Write what the epoch before left, and set the learning rates; `epoch` is from 0."""
+        self._settle()
+        factor = rate_factor(self.config, epoch + 1)
+        scale_learning_rates(self.optimisers[TRANSFORMER], factor)
+        if self.config.SOLVER.DECAY_CNN:
+            scale_learning_rates(self.optimisers[CNN], factor)
+        self._start = time.perf_counter()
+
+    def after(self, epoch: int) -> dict[str, float]:
+        """Scores in percent on the test split after an epoch, from 0."""
+        seconds = time.perf_counter() - self._start
+        self.step_seconds.append(seconds / self.training.steps_per_epoch)
+        is_last = epoch + 1 == self.config.SOLVER.NUM_EPOCHS
+        boxed = is_last and self.config.TEST.SAVE_BOXED_IMAGE
+        found = evaluate(
+            self.networks,
+            self.image_set.test,
+            self.config,
+            self.device,
+            [self.config.MODEL.CAM_THR],
+            self.paths.boxed_images(TEST) if boxed else None,
+        )
+        self.picture_seconds.append(found.seconds_per_picture)
+        return found.scores.numbers()
+
+    def finish(self) -> dict[str, Any]:
+        """Write results.json and say the scores; returns its content."""
+        self._settle()
+        self._log.close()
+        results = summary(self.training.history, self.paths)
+        content = {
+            "results": results,
+            "history": self.training.history,
+            "speed": self._speed(),
+            "pictures": {"train": len(self.image_set.train), "test": len(self.image_set.test)},
+            **self._facts,
+            **run_facts(self.device),
+        }
+        if is_main_process():
+            write_json(self.paths.results, content)
+        log_summary(results)
+        log(f"weights, log.jsonl and results.json are in {self.paths.folder}")
+        return content
+
+    def _settle(self) -> None:
+        """Write the files of the newest finished epoch."""
+        history = self.training.history
+        if history and is_main_process():
+            keep_weights(self.networks, history, self.paths, self._facts)
+        self._log.write(history)
+
+    def _speed(self) -> dict[str, float]:
+        """Mean wall times of this process's epochs; nothing when all were finished before."""
+        measured = {
+            "seconds_per_step": self.step_seconds,
+            "seconds_per_test_picture": self.picture_seconds,
+        }
+        means = {name: sum(times) / len(times) for name, times in measured.items() if times}
+        if means:
+            log(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in means.items()))
+        return means

@@ -1,0 +1,123 @@
+"""Evaluation of localisation: maps once, boxes at all thresholds, scores over all processes."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from misc.distributed import barrier, shard
+from misc.progress import log, progress
+from misc.training import autocast, eval_loader, to_device
+from wsol.config import Config
+from wsol.drawing import save_boxed, square_photo
+from wsol.localization import LocalisationResult, LocalisationScores, boxes_at
+from wsol.model import Networks, localise
+from wsol.pictures import NO_SCALED_BOX, Picture
+from wsol.source import whole_pictures
+
+_SCORE_TITLES = {
+    "cls_top1": "Cls@1",
+    "cls_top5": "Cls@5",
+    "loc_top1": "Loc@1",
+    "loc_top5": "Loc@5",
+    "gt_known": "GT-known",
+}
+TABLE_SCORES = ("loc_top1", "loc_top5", "gt_known")
+
+
+class Evaluation(NamedTuple):
+    """Scores of a split and the wall time per picture, in seconds."""
+
+    scores: LocalisationResult
+    seconds_per_picture: float
+
+
+class Found(NamedTuple):
+    """What was found in one picture.
+
+    Attributes:
+        index: of the picture in its split.
+        label: its class.
+        logits: (C,) float32.
+        cam: (h, w) float32, map of its class.
+        truth: (4,) true box on the square picture, None where unknown.
+    """
+
+    index: int
+    label: int
+    logits: np.ndarray
+    cam: np.ndarray
+    truth: np.ndarray | None
+
+
+def evaluate(
+    networks: Networks,
+    pictures: Sequence[Picture],
+    config: Config,
+    device: torch.device,
+    thresholds: Sequence[float],
+    boxed_dir: Path | None = None,
+) -> Evaluation:
+    """Classify and localise pictures; every process takes its share, all get the scores of all.
+
+    Args:
+        networks: those that MODEL.CAM needs, on `device`; put into evaluation mode.
+        pictures: a split.
+        config: batch size, map, normalisation.
+        device: of this process.
+        thresholds: shares of a map's maximum that are scored, from maps computed once.
+        boxed_dir: where to write heat maps with boxes at the first threshold; None for nowhere.
+    """
+    scores = LocalisationScores(thresholds)
+    start = time.perf_counter()
+    for found in _localised(networks.eval(), pictures, config, device):
+        boxes = boxes_at(found.cam, thresholds, config.DATA.CROP_SIZE)
+        scores.update(found.logits, found.label, boxes, found.truth)
+        if boxed_dir is not None:
+            picture = pictures[found.index]
+            photo = square_photo(picture.path, config.DATA.CROP_SIZE)
+            target = (boxed_dir / picture.name).with_suffix(".jpg")
+            save_boxed(target, photo, found.cam, found.truth, boxes[0])
+    scores.reduce()
+    barrier()
+    seconds = time.perf_counter() - start
+    return Evaluation(scores.compute(), seconds / max(1, len(pictures)))
+
+
+def _localised(
+    networks: Networks, pictures: Sequence[Picture], config: Config, device: torch.device
+) -> Iterator[Found]:
+    """This process's share of the pictures, one by one."""
+    share = Subset(whole_pictures(config, pictures), shard(range(len(pictures))))
+    loader = eval_loader(share, config.TEST.BATCH_SIZE, config.BASIC.NUM_WORKERS)
+    for batch in progress(loader, "evaluate"):
+        batch = to_device(batch, device)
+        with autocast(device, config.SOLVER.PRECISION):
+            logits, cams = localise(networks, batch["image"], batch["label"], config.MODEL.CAM)
+        yield from _unbatched(batch, logits, cams)
+
+
+def _unbatched(batch: dict[str, Any], logits: Tensor, cams: Tensor) -> Iterator[Found]:
+    columns = (batch["index"], batch["label"], logits, cams, batch["box"])
+    for index, label, scores, cam, box in zip(*(c.cpu().numpy() for c in columns), strict=True):
+        truth = None if tuple(box) == NO_SCALED_BOX else box
+        yield Found(int(index), int(label), scores, cam, truth)
+
+
+def in_words(numbers: dict[str, float]) -> str:
+    """`Cls@1 71.2, .., GT-known 90.1` of the scores in percent that are there."""
+    return ", ".join(f"{t} {numbers[n]:.1f}" for n, t in _SCORE_TITLES.items() if n in numbers)
+
+
+def log_table(rows: Sequence[Mapping[str, float]]) -> None:
+    """Log localisation in percent by threshold; each row has `threshold` and TABLE_SCORES."""
+    titles = [_SCORE_TITLES[name] for name in TABLE_SCORES]
+    log("  ".join(f"{title:>8}" for title in ("CAM_THR", *titles)))
+    for row in rows:
+        values = [f"{row[name]:8.1f}" for name in TABLE_SCORES]
+        log("  ".join([f"{row['threshold']:8.3g}", *values]))

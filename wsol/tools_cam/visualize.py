@@ -1,0 +1,34 @@
+"""Draw a few pictures with boxes, the CNN's map, the attention and the fused map, as one PNG.
+
+python wsol/tools_cam/visualize.py --config_file YAML --weights MODEL_PATH --num 6
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from misc.option_types import positive_int
+from wsol.command_line import add_weights, build_parser, run_tool
+from wsol.config import Config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit status."""
+    parser = build_parser(__file__, __doc__)
+    add_weights(parser)
+    parser.add_argument("--num", type=positive_int, default=6, help="pictures of TEST.SPLIT")
+    parser.add_argument("--output", type=Path, help="PNG (default: figure.png of the run)")
+    return run_tool(parser, _draw, argv)
+
+
+def _draw(args: argparse.Namespace, config: Config) -> None:
+    from wsol.figure import draw
+
+    draw(config, args.weights, args.num, args.output, args.device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
