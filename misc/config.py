@@ -23,7 +23,6 @@ Nothing here imports torch.
 
 import copy
 import difflib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 
 import yaml
 
-from misc.config_types import Place, convert, describe, range_problem
+from misc.config_types import Place, absolute_path, convert, describe, range_problem
 from misc.errors import UserError
 
 T = TypeVar("T")
@@ -83,7 +82,7 @@ def load_config(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T
 
 def tree_of(path: Path) -> Path:
     """Folder at which the relative paths of a configuration file start."""
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - keeps links, unlike Path.resolve
+    absolute = absolute_path(path, Path.cwd())
     for folder in absolute.parents:
         if folder.name == CONFIG_FOLDER:
             return folder.parent
@@ -184,7 +183,7 @@ def _default_value(leaf: _Leaf, path: Path) -> Any:
     if leaf.default is MISSING:
         raise UserError(f"{path}: {leaf.key} is missing; add it ({describe(leaf.annotation)}).")
     if isinstance(leaf.default, Path):
-        return tree_of(path) / leaf.default.expanduser()
+        return absolute_path(leaf.default, tree_of(path))
     return copy.deepcopy(leaf.default)
 
 

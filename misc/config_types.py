@@ -1,6 +1,7 @@
 """How the value of a configuration key gets the type of its annotation; see `misc.config`."""
 
 import math
+import os
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +52,7 @@ def convert(raw: Any, annotation: Any, place: Place) -> Any:
     if annotation is str:
         return _require(raw, str)
     if annotation is Path:
-        return place.folder / Path(_require(raw, str)).expanduser()
+        return absolute_path(Path(_require(raw, str)), place.folder)
     if annotation is float:
         return _convert_float(raw)
     if annotation is int:
@@ -60,6 +61,11 @@ def convert(raw: Any, annotation: Any, place: Place) -> Any:
         value = _parse(raw) if place.is_text else raw
         return value if annotation is Any else _require(value, origin or bool)
     raise TypeError(f"{annotation} is no type of a configuration value")
+
+
+def absolute_path(path: Path, folder: Path) -> Path:
+    """The path without `~` and `..`, seen from the folder where it is relative; links are kept."""
+    return Path(os.path.abspath(folder / path.expanduser()))  # noqa: PTH100 - resolve follows links
 
 
 def _parse(text: str) -> Any:

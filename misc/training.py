@@ -144,6 +144,11 @@ class _StreamedBatches:
             yield batch
 
 
+def numbers_in_words(numbers: Mapping[str, float]) -> str:
+    """`name value, name value` with four decimals."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+
+
 @dataclass
 class Training:
     """One training run.
@@ -169,6 +174,7 @@ class Training:
         before_epoch: called with the epoch, in every process, before the networks are set to
             training; for learning rates that change by epoch.
         after_epoch: called with the epoch, in every process; returns numbers for the log.
+        in_words: the numbers of an epoch as its log line has them.
     """
 
     title: str
@@ -185,6 +191,7 @@ class Training:
     num_workers: int = 0
     before_epoch: Callable[[int], None] | None = None
     after_epoch: Callable[[int], dict[str, float]] | None = None
+    in_words: Callable[[Mapping[str, float]], str] = numbers_in_words
     history: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -219,8 +226,7 @@ class Training:
             if self.after_epoch is not None:
                 means.update(self.after_epoch(epoch))
             self.history.append(means)
-            numbers = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-            log(f"{self.title}: epoch {epoch + 1}/{self.epochs}: {numbers}")
+            log(f"{self.title}: epoch {epoch + 1}/{self.epochs}: {self.in_words(means)}")
             self._save_state(epoch + 1)
 
     def _save_state(self, finished_epochs: int) -> None:

@@ -137,9 +137,9 @@ def test_every_epoch_leaves_one_line_and_one_row(trained: Path):
     lines = [line for line in log_of(trained).splitlines() if "epoch 2/2:" in line]
     assert len(lines) == 1
     for name in (
-        *("loss_transformer", "loss_cnn", "loss_l1", "prec1", "cls_top1", "cls_top5"),
-        *("loc_top1", "loc_top5", "gt_known"),
-        *("right", "wrong_class", "multi_instance", "part", "more", "wrong"),
+        *("loss transformer", "loss cnn", "loss l1", "Prec@1", "Cls@1", "Cls@5"),
+        *("Loc@1", "Loc@5", "GT-known"),
+        *("right", "wrong class", "multi instance", "part", "more", "wrong"),
     ):
         assert f" {name} " in lines[0]
     rows = epoch_lines(trained)

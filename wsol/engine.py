@@ -31,7 +31,7 @@ from misc.training import Training, eval_loader, fit_batch
 from net.backbone import calibrate_batchnorm
 from wsol.config import Config, Paths, paths_of
 from wsol.epoch_log import EpochLog
-from wsol.evaluation import evaluate
+from wsol.evaluation import epoch_in_words, evaluate
 from wsol.model import CNN, TRANSFORMER, Networks, build_cnn, build_transformer
 from wsol.optimisation import build_optimisers, rate_factor, refine_weight, training_step
 from wsol.pictures import TEST, ImageSet, TrainPictures
@@ -195,6 +195,7 @@ def _prepare(
         num_workers=config.BASIC.NUM_WORKERS,
         before_epoch=epochs.before,
         after_epoch=epochs.after,
+        in_words=epoch_in_words,
     )
     return epochs
 

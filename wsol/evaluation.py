@@ -15,7 +15,7 @@ from misc.progress import log, progress
 from misc.training import autocast, eval_loader, to_device
 from wsol.config import Config
 from wsol.drawing import save_boxed, square_photo
-from wsol.localization import LocalisationResult, LocalisationScores, boxes_at
+from wsol.localization import KINDS, LocalisationResult, LocalisationScores, boxes_at
 from wsol.model import Networks, localise
 from wsol.pictures import NO_SCALED_BOX, Picture
 from wsol.source import whole_pictures
@@ -27,6 +27,7 @@ _SCORE_TITLES = {
     "loc_top5": "Loc@5",
     "gt_known": "GT-known",
 }
+LOSSES = ("loss_transformer", "loss_cnn", "loss_l1")
 TABLE_SCORES = ("loc_top1", "loc_top5", "gt_known")
 
 
@@ -109,9 +110,17 @@ def _unbatched(batch: dict[str, Any], logits: Tensor, cams: Tensor) -> Iterator[
         yield Found(int(index), int(label), scores, cam, truth)
 
 
-def in_words(numbers: dict[str, float]) -> str:
+def in_words(numbers: Mapping[str, float]) -> str:
     """`Cls@1 71.2, .., GT-known 90.1` of the scores in percent that are there."""
     return ", ".join(f"{t} {numbers[n]:.1f}" for n, t in _SCORE_TITLES.items() if n in numbers)
+
+
+def epoch_in_words(numbers: Mapping[str, float]) -> str:
+    """Losses, accuracy in training, and test scores of an epoch, in percent but for the losses."""
+    losses = [f"{name.replace('_', ' ')} {numbers[name]:.4f}" for name in LOSSES]
+    kinds = [f"{name.replace('_', ' ')} {numbers[name]:.1f}" for name in KINDS if name in numbers]
+    parts = [f"{', '.join(losses)}, Prec@1 {numbers['prec1']:.1f}", in_words(numbers)]
+    return "; ".join([*parts, ", ".join(kinds)] if kinds else parts)
 
 
 def log_table(rows: Sequence[Mapping[str, float]]) -> None:
