@@ -16,10 +16,10 @@ from torch import Tensor
 
 from deeplab.config import Config, Mean, Split, class_names, dataset_root
 from misc.errors import UserError
-from misc.maps_io import IGNORE_LABEL, read_label
+from misc.maps_io import IGNORE_LABEL
 from misc.progress import log
 from misc.transforms import random_crop, random_flip, to_chw
-from voc12.dataset import DevkitDataset, size_text
+from voc12.dataset import DevkitDataset, read_label_of
 from voc12.devkit import AUG_MASK_FOLDER, MASK_FOLDER, Devkit
 from voc12.labels import VOC_CLASSES
 from voc12.lists import IdList, resolve_list
@@ -158,28 +158,6 @@ def from_input(image: Tensor, mean: Mean) -> np.ndarray:
     """Inverse of `to_input`, rounded: (3, h, w) -> (h, w, 3) uint8 RGB."""
     grey = image.detach().float().cpu().numpy().transpose(1, 2, 0) + np.asarray(mean.bgr)
     return np.ascontiguousarray(grey[..., ::-1].round().clip(0, 255).astype(np.uint8))
-
-
-def read_label_of(image: np.ndarray, path: Path) -> np.ndarray:
-    """Read the label map of a picture.
-
-    Args:
-        image: (h, w, 3) picture.
-        path: its label map.
-
-    Returns:
-        (h, w) uint8.
-
-    Raises:
-        UserError: the file is missing, is no label map or has another size.
-    """
-    label = read_label(path)
-    if label.shape != image.shape[:2]:
-        raise UserError(
-            f"{path} is {size_text(label)} but its picture is {size_text(image)} (width x height); "
-            "make the label map again for this picture."
-        )
-    return label
 
 
 def id_list(config: Config, split: Split) -> IdList:

@@ -18,7 +18,6 @@ from deeplab.data import (
     from_input,
     id_list,
     label_fingerprint,
-    read_label_of,
     scaled_size,
     subtract_mean,
     to_input,
@@ -28,6 +27,7 @@ from deeplab.data import (
 )
 from misc.errors import UserError
 from misc.maps_io import write_label
+from voc12.dataset import read_label_of
 from voc12.devkit import Devkit
 
 IDS = ("a", "sub/b", "7")

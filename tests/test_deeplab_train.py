@@ -23,6 +23,7 @@ from deeplab_runs import (
     two_process_run,
 )
 from PIL import Image
+from processes import killed_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from deeplab import engine
@@ -36,23 +37,7 @@ from misc.provenance import read_record, record_path
 from misc.seed import run_facts, seed_everything
 from misc.training import BatchStream
 
-# Kills itself when the batch that its first argument counts (from 1) is about to be used.
-KILLED_RUN = """
-import os, signal, sys
-from deeplab import engine, main
-
-use, left = engine.to_device, int(sys.argv[1])
-
-def use_or_die(batch, device):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return use(batch, device)
-
-engine.to_device = use_or_die
-main.main(sys.argv[2:])
-"""
+KILLED_RUN = killed_run("deeplab.main", "deeplab.engine")
 LAST_BATCH = 2 * ITERATIONS
 LAST_STATE = 4
 ALIKE = {"rtol": 1e-5, "atol": 1e-7}  # an update is about 1e-5

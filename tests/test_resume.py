@@ -23,6 +23,7 @@ from pipeline import (
     output,
     run,
 )
+from processes import killed_run
 
 import run_sample
 from misc.checkpoint import load_checkpoint
@@ -30,24 +31,7 @@ from step import train_cam
 
 REPOSITORY = Path(run_sample.__file__).parent
 
-# Kills itself when the batch that its first argument counts (from 1) is about to be used.
-KILLED_RUN = """
-import os, signal, sys
-import run_sample
-from misc import training
-
-use, left = training.to_device, int(sys.argv[1])
-
-def use_or_die(batch, device):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return use(batch, device)
-
-training.to_device = use_or_die
-run_sample.main(sys.argv[2:])
-"""
+KILLED_RUN = killed_run("run_sample", "misc.training")
 MIDDLE_OF_EPOCH_2 = STEPS_PER_EPOCH + 2
 TRAINED = {"train_cam": ("cnn", "transformer"), "train_irn": ("irn",)}
 

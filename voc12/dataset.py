@@ -202,15 +202,7 @@ class PairDataset(RandomDevkitDataset):
 
     def _read_pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image = self.read_image(index)
-        path = self.label_dir / f"{self.ids[index]}.png"
-        label = read_label(path)
-        if label.shape != image.shape[:2]:
-            raise UserError(
-                f"{path} is {size_text(label)} but its picture "
-                f"{self.devkit.image_path(self.ids[index])} is {size_text(image)} "
-                "(width x height); make the label map again for this picture."
-            )
-        return image, label
+        return image, read_label_of(image, self.label_dir / f"{self.ids[index]}.png")
 
 
 class TopLeftDataset(DevkitDataset):
@@ -232,6 +224,28 @@ class TopLeftDataset(DevkitDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = top_left_crop(normalise(self.read_image(index)), self.crop_size)
         return {"name": self.ids[index], "image": _to_tensor(image)}
+
+
+def read_label_of(image: np.ndarray, path: Path) -> np.ndarray:
+    """Read the label map of a picture.
+
+    Args:
+        image: (h, w, 3) picture.
+        path: its label map.
+
+    Returns:
+        (h, w) uint8.
+
+    Raises:
+        UserError: the file is missing, is no label map or has another size.
+    """
+    label = read_label(path)
+    if label.shape != image.shape[:2]:
+        raise UserError(
+            f"{path} is {size_text(label)} but its picture is {size_text(image)} (width x height); "
+            "make the label map again for this picture."
+        )
+    return label
 
 
 def size_text(image: np.ndarray) -> str:
