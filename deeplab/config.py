@@ -11,7 +11,7 @@ from typing import Literal
 from misc.config import bounded, load_config, positive, tree_of
 from misc.errors import UserError
 from misc.maps_io import IGNORE_LABEL
-from voc12.labels import BACKGROUND, MAX_CLASSES
+from voc12.labels import BACKGROUND, MAX_CLASSES, load_classes
 
 Split = Literal["train", "val", "test"]
 """Which list of DATASET.SPLIT is meant; its value names the list."""
@@ -280,7 +280,9 @@ def class_names(config: Config) -> tuple[str, ...]:
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Read a labels.txt: `index name` on each line, with a tab or blanks between.
 
-    Of names with synonyms (`a, b`) the first is taken; `__background__` is `background`.
+    Of names with synonyms (`a, b`) the first is taken; `__background__` is `background`. A file
+    whose first line has no index is one of run_sample.py's `--classes`: one name of an object class
+    per line.
 
     Raises:
         UserError: the file is unreadable, its indices are not 0, 1, 2.. or its names not distinct.
@@ -289,6 +291,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the class names {path} cannot be read as text ({error}).") from error
+    first = next((line.split() for line in lines if line.strip()), [])
+    if first and not first[0].isdecimal() and first[0] not in _BACKGROUND_NAMES:
+        return (BACKGROUND, *load_classes(path))
     names: list[str] = []
     for number, line in enumerate(lines, start=1):
         index, _, name = line.strip().replace("\t", " ").partition(" ")

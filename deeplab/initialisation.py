@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -27,18 +26,34 @@ from misc.errors import UserError, translated_options
 from misc.files import sha256_file
 from misc.progress import log
 from misc.provenance import read_record
-from net.backbone import build_backbone, calibrate_batchnorm, load_backbone
-from net.pretrained import WeightFile, of_larger_network, torchvision_file
+from net.backbone import (
+    ResNetBackbone,
+    build_backbone,
+    calibrate_batchnorm,
+    load_backbone,
+)
+from net.pretrained import of_larger_network, torchvision_file
 
 MIN_SHARE = 0.9  # of the backbone's tensors that a file must have
 
 _INIT_KEY, _WEIGHTS_KEY = "MODEL.INIT_MODEL", "MODEL.INIT_WEIGHTS"
 _RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
 _BACKBONE = "backbone."
+_CONVOLUTION_DIMENSIONS = 4  # of a weight
 _CAM_STEP = "train_cam"  # in the record beside the weights of run_sample.py's CAM branches
 _COUNTER = "num_batches_tracked"  # read by nothing
 _UNITS = ("reduce", "conv3x3", "increase")  # published names of a block's convolutions
-_NAMES_SHOWN = 10
+_NAMES_SHOWN = 20
+
+_MEANINGS: dict[bool | None, str] = {
+    False: "trained by run_sample.py with image labels only: no pixel label was ever seen before "
+    "this training.",
+    True: "which has a classifier of pixels, so it was trained on masks (the published "
+    "COCO-initialised checkpoint is one): say so beside the result, which is not weakly supervised "
+    "if people drew those masks.",
+    None: "of which nothing more is known: the result is weakly supervised only if that file never "
+    "saw pixel labels.",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class InitReport:
     source: str
     """The file, the name of the downloaded weights, or `random`."""
     pixel_labels: bool | None
-    """Whether the weights were trained with pixel labels; None where only the user knows."""
+    """Whether the weights were trained on masks; None where only the user knows."""
     loaded: int = 0
     """Number of loaded tensors."""
     missing: list[str] = field(default_factory=list)
@@ -99,8 +114,8 @@ def _random(model: MultiScale, batches: Iterable[Tensor]) -> InitReport:
     _open_branches(model)
     calibrate_batchnorm(model, (batch.to(device) for batch in batches))
     return InitReport(
-        what="random weights, so no pixel label was ever seen; the result is weakly supervised, "
-        "and worse than with pretrained weights.",
+        what="the first weights are random, so no pixel label was ever seen before this training; "
+        "expect worse results than from pretrained weights.",
         source="random",
         pixel_labels=False,
     )
@@ -125,36 +140,45 @@ def _from_imagenet(base: DeepLab, config: Config) -> InitReport:
         backbone = build_backbone(
             name, weights=None if path is None else str(path), option=f"{_WEIGHTS_KEY}=FILE"
         )
-    published = _torchvision_file(name)
+    published = torchvision_file(name) if isinstance(backbone, ResNetBackbone) else None
     file = path or (published and published.cached)
     sha256 = file and sha256_file(file)
     known = path is None or (published and sha256.startswith(published.hash_prefix))
     source = str(path or (published.cached.name if published else f"timm {name}"))
     loaded, missing = _load(base, _in_keys_of(base, backbone.state_dict(), config), source)
     what = (
-        f"ImageNet weights of {name} ({source}), trained with image labels only: no pixel label "
-        "was ever seen, the result is weakly supervised."
+        f"the first weights are those of {name} on ImageNet ({source}), trained with image labels "
+        "only: no pixel label was ever seen before this training."
         if known
-        else f"{source}, which the configuration calls ImageNet weights of {name} but which is not "
-        "the published file: the result is weakly supervised only if it never saw pixel labels."
+        else f"the first weights are {source}, which the configuration calls ImageNet weights of "
+        f"{name} but which is not the published file: the result is weakly supervised only if it "
+        "never saw pixel labels."
     )
     return InitReport(what, source, False if known else None, loaded, missing, sha256)
 
 
 def _from_file(base: DeepLab, path: Path, config: Config) -> InitReport:
     """Weights of any file that holds the backbone under names we know."""
-    loaded, missing = _load(base, _read(base, path, config), str(path))
-    record = read_record(path)
-    by_image_labels = record is not None and record.step == _CAM_STEP
-    what = (
-        f"{path}, trained by run_sample.py with image labels only: no pixel label was ever seen, "
-        "the result is weakly supervised."
-        if by_image_labels
-        else f"weights of {path}: the result is weakly supervised only if that file never saw "
-        "pixel labels (the published COCO-initialised checkpoint did: it was trained on masks)."
-    )
-    pixel_labels = False if by_image_labels else None
+    state = _read(base, path, config)
+    loaded, missing = _load(base, state, str(path))
+    pixel_labels = _saw_pixel_labels(path, state)
+    what = f"the first weights are {path}, {_MEANINGS[pixel_labels]}"
     return InitReport(what, str(path), pixel_labels, loaded, missing, sha256_file(path))
+
+
+def _saw_pixel_labels(path: Path, state: StateDict) -> bool | None:
+    """Whether a file was trained on masks; None where it does not tell."""
+    record = read_record(path)
+    if record is not None and record.step == _CAM_STEP:
+        return False
+    return True if record is None and _classifies_pixels(state) else None
+
+
+def _classifies_pixels(state: StateDict) -> bool:
+    """Whether a file holds more than a backbone: ASPP, or `fc` as a convolution."""
+    classifier = state.get("fc.weight")
+    by_convolution = classifier is not None and classifier.ndim == _CONVOLUTION_DIMENSIONS
+    return by_convolution or any(key.startswith(ASPP) for key in state)
 
 
 def _backbone_name(config: Config) -> str:
@@ -168,12 +192,6 @@ def _backbone_name(config: Config) -> str:
             f"use {known}, or {_INIT_KEY}={NO_INIT}."
         )
     return name
-
-
-def _torchvision_file(name: str) -> WeightFile | None:
-    """The published weights of a torchvision network; None for one of timm."""
-    known = torchvision.models.list_models(module=torchvision.models)
-    return torchvision_file(name) if name in known else None
 
 
 # ----------------------------------------------------------------------------------- key layouts

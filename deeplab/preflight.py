@@ -1,7 +1,7 @@
 """Look at lists, pictures and label maps before hours are spent on them, and report all at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from deeplab.data import (
 from misc.errors import UserError, translated_options
 from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL, LABEL_VALUES, read_label
 from misc.progress import log
+from misc.provenance import read_record
 from voc12.devkit import Devkit
 from voc12.lists import IdList, some_of
 from voc12.preflight import find_problems, require_no_problems
@@ -40,11 +41,13 @@ class LabelShares:
         names: of the N classes, background first.
         total: number of label maps the sample is drawn from.
         pixels: (sampled, 256) int64, pixels of every value in every sampled map.
+        origin: what made the maps, in words.
     """
 
     names: tuple[str, ...]
     total: int
     pixels: np.ndarray
+    origin: str = "unknown"
 
     @property
     def ignore(self) -> float:
@@ -65,7 +68,8 @@ class LabelShares:
     def content(self) -> dict[str, Any]:
         """The numbers as plain JSON values; shares of all pixels, ignored ones included."""
         shares = {name: self._share(label) for label, name in self._rows()}
-        return {"sampled": len(self.pixels), "total": self.total, "shares": shares}
+        facts = {"sampled": len(self.pixels), "total": self.total, "origin": self.origin}
+        return {**facts, "shares": shares}
 
     def table(self) -> str:
         """Lines with the share of pixels, and the number of pictures, of every class."""
@@ -112,7 +116,20 @@ def check_training(config: Config) -> tuple[IdList, LabelShares]:
         [training_label_path(config, image_id) for image_id in id_list_.ids], class_names(config)
     )
     require_objects(shares, label_dir)
-    return id_list_, shares
+    origin = label_origin(label_dir)
+    log(f"the labels are {origin}")
+    return id_list_, replace(shares, origin=origin)
+
+
+def label_origin(label_dir: Path) -> str:
+    """What made the training labels, as far as the record in their folder tells."""
+    record = read_record(label_dir)
+    if record is None:
+        return (
+            "of unknown origin (there is no record of what made them): if people drew them, the "
+            "result is not weakly supervised."
+        )
+    return f"outputs of the step {record.step} ({record.fingerprint[:12]})."
 
 
 def check_evaluation(config: Config, split: Split) -> tuple[IdList, dict[str, Path]]:

@@ -121,6 +121,9 @@ def test_class_names_of_voc_are_those_of_the_pseudo_masks() -> None:
 def test_own_class_names(tree: Path) -> None:
     config = own(tree, f"DATASET.LABELS={tree / 'labels.txt'}", "DATASET.N_CLASSES=3")
     assert class_names(config) == ("background", "potted plant", "cow")
+    (tree / "classes.txt").write_text("potted plant\ncow\n")  # as for run_sample.py
+    config = own(tree, f"DATASET.LABELS={tree / 'classes.txt'}", "DATASET.N_CLASSES=3")
+    assert class_names(config) == ("background", "potted plant", "cow")
 
 
 @pytest.mark.parametrize(

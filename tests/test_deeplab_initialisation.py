@@ -167,7 +167,7 @@ def test_downloaded_imagenet_weights(
     block = net.base.layer4.block6
     assert torch.equal(block.increase.conv.weight, raw["layer3.5.conv3.weight"])
     printed = capsys.readouterr().out
-    assert "MODEL.INIT_MODEL imagenet: ImageNet weights of resnet50 (resnet50.pth)" in printed
+    assert "the first weights are those of resnet50 on ImageNet (resnet50.pth)" in printed
     assert "no pixel label was ever seen" in printed
     assert f"{report.loaded} of {len(own)} tensors loaded, 4 (aspp.c0.weight, " in printed
 
@@ -256,12 +256,12 @@ def test_deeplab_files(
     save_checkpoint(tmp_path / "w.pth", layout(trained()))
     net, report = start(tmp_path / "w.pth")
     assert same(net, trained(), but="-" if aspp else ASPP)
-    assert report.pixel_labels is None
+    assert report.pixel_labels is True
     assert report.sha256 == sha256_file(tmp_path / "w.pth")
     assert len(report.missing) == (0 if aspp else ASPP_TENSORS)
     assert report.loaded + len(report.missing) == len(without_counters(trained()))
     printed = capsys.readouterr().out
-    assert "only if that file never saw pixel labels" in printed
+    assert "was trained on masks" in printed
     assert ("2 (fc.weight, fc.bias) of the file's tensors not used" in printed) == (not aspp)
 
 
@@ -303,6 +303,14 @@ def test_weights_of_other_depths_are_refused(tmp_path: Path) -> None:
         start(tmp_path / "w.pth", N_BLOCKS=RESNET50)
     with pytest.raises(UserError, match=r"nothing\.pth does not exist"):
         start(tmp_path / "nothing.pth")
+
+
+def test_a_convolution_as_classifier_tells_of_masks(tmp_path: Path) -> None:
+    state = {key: value for key, value in trained().items() if ASPP not in key}
+    save_checkpoint(tmp_path / "w.pth", state | {"fc.weight": torch.zeros(91, 8, 3, 3)})
+    assert start(tmp_path / "w.pth")[1].pixel_labels is True
+    save_checkpoint(tmp_path / "w.pth", state | {"fc.weight": torch.zeros(1000, 8)})
+    assert start(tmp_path / "w.pth")[1].pixel_labels is None
 
 
 @pytest.mark.parametrize("official", [True, False])
@@ -347,7 +355,7 @@ def test_random_weights_are_calibrated(keys: dict, capsys: pytest.CaptureFixture
     assert (report.loaded, report.missing, report.sha256) == (0, [], None)
     assert report.pixel_labels is False
     assert 0.1 < net.base.features(images).std() < 10
-    assert "random weights, so no pixel label was ever seen" in capsys.readouterr().out
+    assert "random, so no pixel label was ever seen" in capsys.readouterr().out
     norm = next(module for module in net.modules() if isinstance(module, nn.BatchNorm2d))
     assert norm.running_mean.abs().sum() > 0 and not norm.training
 

@@ -8,9 +8,11 @@ from golden import fill
 from PIL import Image
 
 from deeplab.config import Config, load
+from deeplab.data import training_label_dir
 from deeplab.preflight import check_evaluation, check_training, count_labels, require_objects
 from misc.errors import UserError
 from misc.maps_io import write_label
+from misc.provenance import Record, write_record
 from voc12.devkit import Devkit
 
 TRAIN, VAL = ("a", "b", "c"), ("v", "w")
@@ -65,8 +67,12 @@ def test_sound_data_passes_and_its_shares_are_logged(
     assert shares.content() == {
         "sampled": 3,
         "total": 3,
+        "origin": shares.origin,
         "shares": pytest.approx({"background": 0.6, "cow": 0, "dog": 0.3, "(ignore)": 0.1}),
     }
+    assert "unknown origin" in shares.origin
+    write_record(training_label_dir(config), Record("make_sem_seg_labels"))
+    assert "the step make_sem_seg_labels" in check_training(config)[1].origin
     assert shares.ignore == pytest.approx(0.1) and shares.background == pytest.approx(2 / 3)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["background", "60.00%", "3"] in rows and ["cow", "0.00%", "0"] in rows
