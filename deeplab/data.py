@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from deeplab.config import Config, Mean, Split, class_names, dataset_root
-from misc.errors import UserError
+from misc.errors import UserError, translated_options
 from misc.maps_io import IGNORE_LABEL
 from misc.progress import log
 from misc.transforms import random_crop, random_flip, to_chw
 from voc12.dataset import DevkitDataset, read_label_of
-from voc12.devkit import AUG_MASK_FOLDER, MASK_FOLDER, Devkit
+from voc12.devkit import AUG_MASK_FOLDER, IMAGE_FOLDER, MASK_FOLDER, Devkit
 from voc12.labels import VOC_CLASSES
 from voc12.lists import IdList, resolve_list
+from voc12.preflight import find_problems, require_no_problems
 from voc12.synthetic import RECORD_NAME as SYNTHETIC_RECORD
 
 PSEUDO_LABEL_FOLDER = "pseudo_seg_labels"
@@ -167,12 +168,23 @@ def id_list(config: Config, split: Split) -> IdList:
         UserError: the list is missing or unusable, or there is no devkit.
     """
     root = dataset_root(config)
+    _require_pictures(config)
     key, name = f"DATASET.SPLIT.{split.upper()}", getattr(config.DATASET.SPLIT, split.upper())
     is_voc = class_names(config)[1:] == VOC_CLASSES and not (root / SYNTHETIC_RECORD).is_file()
+    # Lists that are files have absolute paths by now; a file of the working folder is none of them.
+    in_the_way = not Path(name).is_absolute() and Path(name).is_file()
     try:
-        return resolve_list(name, root, expect_standard=is_voc)
+        return resolve_list(root / name if in_the_way else name, root, expect_standard=is_voc)
     except UserError as error:
         raise UserError(f"{key}={name}: {error}") from None
+
+
+def _require_pictures(config: Config) -> None:
+    """Name a wrong DATASET.ROOT for what it is, with a hint where the pictures may be."""
+    devkit = Devkit(dataset_root(config))
+    if not (devkit.root / IMAGE_FOLDER).is_dir():
+        with translated_options({"--voc12_root ": "DATASET.ROOT=", "--voc12_root": "DATASET.ROOT"}):
+            require_no_problems(find_problems(devkit, class_names(config)[1:], ("any",)))
 
 
 def training_label_dir(config: Config) -> Path:

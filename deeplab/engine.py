@@ -2,7 +2,7 @@
 
 Reads the pictures and label maps of DATASET.SPLIT.TRAIN; writes `checkpoint_{N}.pth`,
 `checkpoint_final.pth` and, on the way, `training.state.pth`, from which the same command goes on.
-Under torchrun every process takes its part of every batch.
+Under torchrun every process takes its part of every batch; the parts may differ by one picture.
 """
 
 import math
@@ -90,7 +90,8 @@ def train(config: Config, device: torch.device, overwrite: bool = False) -> Path
         UserError: the data or the first weights are unusable, there are results of other arguments,
             or the loss is not finite.
     """
-    share_of_batch(config.SOLVER.BATCH_SIZE.TRAIN, "SOLVER.BATCH_SIZE.TRAIN")
+    # The loss weights the pictures of all processes, see `msc_loss`.
+    share_of_batch(config.SOLVER.BATCH_SIZE.TRAIN, "SOLVER.BATCH_SIZE.TRAIN", even=False)
     join_processes(device)
     paths = Paths(config)
     record = lineage.training(config, id_list(config, "train"))
@@ -100,7 +101,8 @@ def train(config: Config, device: torch.device, overwrite: bool = False) -> Path
     seed_everything(config.EXP.SEED)
     network = build_model(config).to(device)
     pictures, shares = check_training(config)
-    dataset = TrainDataset(config, pictures.ids)
+    # The record of a list ignores its order, so the weights must not depend on it either.
+    dataset = TrainDataset(config, sorted(pictures.ids))
     report = initialise(network, config, _first_batches(dataset, config))
     if overwrite and is_main_process():
         _remove_run(paths)  # not before everything else has proved usable

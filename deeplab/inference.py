@@ -1,7 +1,8 @@
 """Whole pictures through a trained network: logits for the CRF, predictions, scores.
 
 Reads the pictures of a split and a checkpoint; writes `logits/ID.npy`, palette PNGs, scores.json
-and, where the split has no ground truth, the archive for the VOC evaluation server. Under torchrun
+and, where the split has no ground truth, the archive for the VOC evaluation server. Beside the
+logits, `ID.crc` tells which picture the outputs of an id are of; it is written last. Under torchrun
 every process takes its part of the pictures.
 """
 
@@ -28,7 +29,7 @@ from misc.evaluation import describe
 from misc.files import sha256_file, up_to_date
 from misc.maps_io import opened_image, write_label
 from misc.progress import log, progress
-from misc.provenance import Record, prepare_output, write_record
+from misc.provenance import Record, prepare_output
 from misc.seed import seed_everything
 from misc.training import eval_loader
 from voc12.devkit import Devkit
@@ -45,8 +46,10 @@ def load_network(config: Config, model_path: Path, device: torch.device) -> Mult
     """The network of a configuration with trained weights, ready to segment.
 
     Raises:
-        UserError: the weights are not those of this network.
+        UserError: the weights are not those of this network, or were trained with other classes
+            or another mean.
     """
+    lineage.require_same_network(config, model_path)
     seed_everything(config.EXP.SEED)
     network = build_model(config)
     load_trained(network, model_path)
@@ -109,15 +112,18 @@ def prepare_folder(
     record: Record,
     suffix: str,
     pictures: IdList,
-    facts: Mapping[str, Any],
     overwrite: bool,
 ) -> None:
-    """Make a folder ready for outputs of `record`, in the main process; see `prepare_output`."""
-    if is_main_process():
-        prepare_output(
-            folder, record, suffix, overwrite=overwrite, option="EXP.ID", redo=lineage.REDO
-        )
-        write_record(folder, record, lineage.list_facts(pictures), facts)
+    """Make a folder ready for outputs of `record`; see `prepare_output`."""
+    prepare_output(
+        folder,
+        record,
+        suffix,
+        overwrite=overwrite,
+        option="EXP.ID",
+        lists=lineage.list_facts(pictures),
+        redo=lineage.REDO,
+    )
 
 
 def _prepare(
@@ -130,27 +136,33 @@ def _prepare(
 ) -> list[str]:
     """Prepare the output folders and return this process's pictures that are left to do."""
     paths, images = Paths(config), lineage.image_paths(config, pictures.ids)
-    folder = paths.logits_dir(split)
-    record, facts = lineage.logits(config, model["sha256"]), {"model": model}
-    prepare_folder(folder, record, logits.SUFFIX, pictures, facts, overwrite)
-    prepare_folder(
-        paths.prediction_dir(split), record, PREDICTION_SUFFIX, pictures, facts, overwrite
-    )
+    folder, predictions = paths.logits_dir(split), paths.prediction_dir(split)
+    record = lineage.logits(config, model["sha256"])
+    if is_main_process():
+        prepare_folder(folder, record, logits.SUFFIX, pictures, overwrite)
+        prepare_folder(predictions, record, PREDICTION_SUFFIX, pictures, overwrite)
     barrier()
     done = {image_id for image_id in pictures.ids if _is_done(paths, split, image_id, images)}
     barrier()  # nobody writes before all have looked
     left = [image_id for image_id in pictures.ids if image_id not in done]
-    if left and is_main_process():
-        paths.scores_path(split).unlink(missing_ok=True)
+    if is_main_process():
+        for target in (folder, predictions):
+            lineage.update_record(target, record, pictures, {"model": model}, making=bool(left))
+        if left:
+            for crf in (False, True):  # scores of what is about to change
+                paths.scores_path(split, crf).unlink(missing_ok=True)
     _require_space(config, folder, images, left, stride)
     return shard(left)
 
 
 def _is_done(paths: Paths, split: Split, image_id: str, images: Mapping[str, Path]) -> bool:
-    """Whether a picture has its outputs, newer than what they are made from."""
-    scores = paths.logits_dir(split) / f"{image_id}{logits.SUFFIX}"
+    """Whether the outputs of a picture are there and are its own."""
+    folder = paths.logits_dir(split)
+    scores = folder / f"{image_id}{logits.SUFFIX}"
     prediction = paths.prediction_dir(split) / f"{image_id}{PREDICTION_SUFFIX}"
-    return up_to_date(scores, images[image_id]) and up_to_date(prediction, scores)
+    if not (scores.is_file() and up_to_date(prediction, scores)):
+        return False
+    return lineage.recorded_picture(folder, image_id) == lineage.picture_hash(images[image_id])
 
 
 def _require_space(
@@ -186,10 +198,16 @@ def _segment_all(
     paths, start = Paths(config), time.perf_counter()
     dataset = PictureDataset(Devkit(dataset_root(config)), ids, config.IMAGE.MEAN)
     loader = eval_loader(dataset, None, config.DATALOADER.NUM_WORKERS)
+    # Hashed before they are read: a picture replaced meanwhile counts as changed next time.
+    hashes = {i: lineage.picture_hash(path) for i, path in lineage.image_paths(config, ids).items()}
+    folder, predictions = paths.logits_dir(split), paths.prediction_dir(split)
     for item in progress(loader, "test"):
+        name = item["name"]
         scores, label = segment(network, item["image"].to(device))
-        logits.save_logits(paths.logits_dir(split) / f"{item['name']}{logits.SUFFIX}", scores)
-        write_label(paths.prediction_dir(split) / f"{item['name']}{PREDICTION_SUFFIX}", label)
+        lineage.forget_picture(folder, name)
+        logits.save_logits(folder / f"{name}{logits.SUFFIX}", scores)
+        write_label(predictions / f"{name}{PREDICTION_SUFFIX}", label)
+        lineage.record_picture(folder, name, hashes[name])
     barrier()
     if not ids:
         return None

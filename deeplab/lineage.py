@@ -4,7 +4,10 @@ Only what changes a result is listed: folders, workers, intervals of logging are
 count by their ids and data by its content, so that a moved devkit is still the same.
 """
 
+import json
+import zlib
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,10 @@ from deeplab.config import (
 from deeplab.data import label_fingerprint, training_label_path
 from misc.config import flatten
 from misc.errors import UserError
-from misc.files import read_json, sha256_file
-from misc.provenance import Record, check_record, read_record, record_path
+from misc.files import atomic_path, read_json, sha256_file
+from misc.provenance import Record, check_record, read_record, record_path, write_record
 from voc12.devkit import Devkit
-from voc12.lists import IdList
+from voc12.lists import IdList, some_of
 
 TRAIN, TEST, CRF = "train", "test", "crf"
 REDO = "--overwrite"
@@ -49,6 +52,7 @@ _NOT_FOR_TRAINING = (
     "SOLVER.AVERAGE_LOSS",
     "CRF.",
 )
+_CRC_SUFFIX = ".crc"
 _UNKNOWN = "unknown: there is no record beside these weights"
 
 
@@ -84,6 +88,38 @@ def logits(config: Config, model_hash: str) -> Record:
     values = flatten(config)
     arguments = {key: values[key] for key in (*_NETWORK, *_INPUT)}
     return Record(TEST, {**arguments, "classes": class_names(config)}, {"model": model_hash})
+
+
+def require_same_network(config: Config, model_path: Path) -> None:
+    """Make sure that weights were trained as the network, with the classes and the input of now.
+
+    Weights without record (the user's own, or made by the published code) are used as they are.
+
+    Raises:
+        UserError: names every value that differs from the record beside the weights.
+    """
+    recorded = read_record(model_path)
+    if recorded is None or recorded.step != TRAIN:
+        return
+    now, then = logits(config, "").content()["arguments"], recorded.content()["arguments"]
+    differences = [
+        f"{key} is {json.dumps(now[key])} now and was {json.dumps(then[key])}"
+        for key in (*_NETWORK, *_INPUT)
+        if key in then and then[key] != now[key]
+    ]
+    differences += [
+        f"class {index} is {name or 'absent'} now and was {before or 'absent'}"
+        for index, (name, before) in enumerate(
+            zip_longest(now["classes"], then.get("classes", now["classes"]))
+        )
+        if name != before
+    ]
+    if differences:
+        raise UserError(
+            f"{model_path} does not fit this network, it was trained with another configuration: "
+            f"{'; '.join(differences)}. Use the configuration and KEY=VALUE of the training "
+            "(DATASET.LABELS names the classes), or other weights with -m."
+        )
 
 
 def recorded_logits(
@@ -128,6 +164,60 @@ def refinement(config: Config, logits_record: Record) -> Record:
     if config.CRF.IMAGE == "official":
         arguments |= {key: values[key] for key in _INPUT}
     return Record(CRF, arguments, {"logits": logits_record.fingerprint})
+
+
+def update_record(
+    folder: Path, record: Record, pictures: IdList, facts: Mapping[str, Any], making: bool
+) -> None:
+    """Write the record of a folder that `prepare_output` made ready.
+
+    A record that has its facts stays as it is unless outputs are about to be made.
+    """
+    content = read_json(record_path(folder))
+    if making or not facts.keys() <= content.get("facts", {}).keys():
+        lists = {**content.get("lists", {}), **list_facts(pictures)}
+        write_record(folder, record, lists, facts)
+
+
+def picture_hash(path: Path) -> str:
+    """CRC-32 of a picture's file, which tells whether outputs are still its own."""
+    return f"{zlib.crc32(path.read_bytes()):08x}"
+
+
+def recorded_picture(folder: Path, image_id: str) -> str | None:
+    """Hash of the picture that the outputs of an id were made from; None if that is unknown."""
+    path = _picture_record(folder, image_id)
+    return path.read_text(encoding="ascii", errors="replace").strip() if path.is_file() else None
+
+
+def record_picture(folder: Path, image_id: str, picture: str) -> None:
+    """Record that all outputs of an id are made, from the picture of this hash."""
+    with atomic_path(_picture_record(folder, image_id)) as temporary:
+        temporary.write_text(f"{picture}\n", encoding="ascii")
+
+
+def forget_picture(folder: Path, image_id: str) -> None:
+    """Record that the outputs of an id are about to change."""
+    _picture_record(folder, image_id).unlink(missing_ok=True)
+
+
+def require_same_pictures(folder: Path, images: Mapping[str, Path], redo: str) -> None:
+    """Stop when logits were made from other pictures than those that are there now.
+
+    Raises:
+        UserError: counts and names the pictures.
+    """
+    changed = [i for i, path in images.items() if recorded_picture(folder, i) != picture_hash(path)]
+    if changed:
+        raise UserError(
+            f"the logits of {len(changed)} of {len(images)} pictures in {folder} were made from "
+            f"other pictures than those of now, or were not finished: {some_of(changed)}; run "
+            f"{redo}, which makes just these again."
+        )
+
+
+def _picture_record(folder: Path, image_id: str) -> Path:
+    return folder / f"{image_id}{_CRC_SUFFIX}"
 
 
 def list_facts(pictures: IdList) -> dict[str, dict[str, Any]]:

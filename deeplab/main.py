@@ -178,6 +178,8 @@ def _crf(args: argparse.Namespace, config: Config) -> None:
     from deeplab import refinement
 
     _require_one_process("crf", "its own processes are counted by -j")
+    if args.n_jobs is not None and args.n_jobs < 0:  # said before anything is removed
+        raise UserError(f"-j {args.n_jobs} is no number of processes; use 0 or more.")
     model_path = require_model(args.model_path, config) if args.model_path else None
     refinement.run(config, args.split, model_path, args.n_jobs, args.overwrite)
 

@@ -290,10 +290,18 @@ class MultiScale(nn.Module):
             the largest of them all in the size of the first.
         """
         first = self.base(images)
-        others = [self.base(_interpolate(images, scale_factor=scale)) for scale in self.scales]
+        others = [self.base(_scaled(images, scale)) for scale in self.scales]
         same_size = [_interpolate(one, size=first.shape[-2:]) for one in others]
         largest = torch.stack([first, *same_size]).max(dim=0).values
         return [first, *others, largest]
+
+
+def _scaled(images: Tensor, scale: float) -> Tensor:
+    """Smaller copies; a side that would vanish keeps one pixel."""
+    size = [int(side * scale) for side in images.shape[-2:]]
+    if 0 in size:
+        return _interpolate(images, size=[max(1, side) for side in size])
+    return _interpolate(images, scale_factor=scale)
 
 
 def _interpolate(maps: Tensor, **target: float | Sequence[int]) -> Tensor:

@@ -64,8 +64,8 @@ def run(
         Number of segmented pictures.
 
     Raises:
-        UserError: there is no picture, weights do not fit, or some pictures could not be read; the
-            others are done then.
+        UserError: there is no picture, weights do not fit the configuration, or some pictures could
+            not be read; the others are done then.
     """
     _require_usable(max_side, crf)
     paths = find_pictures(source, output)

@@ -125,7 +125,8 @@ def run(
         See `deeplab.inference.run`.
 
     Raises:
-        UserError: the logits are missing or of another model, or pydensecrf is not installed.
+        UserError: the logits are missing, of another model or of other pictures, or pydensecrf is
+            not installed.
     """
     from deeplab import inference, lineage
     from deeplab.preflight import check_evaluation
@@ -138,12 +139,13 @@ def run(
     logits_dir, output_dir = paths.logits_dir(split), paths.prediction_dir(split, crf=True)
     logits_record, model = lineage.recorded_logits(config, split, model_path)
     pictures, ground_truth = check_evaluation(config, split)
-    require_ids(logits_dir, logits_files.SUFFIX, pictures.ids, f"`test --split {split}`")
+    images, redo = lineage.image_paths(config, pictures.ids), f"`test --split {split}`"
+    require_ids(logits_dir, logits_files.SUFFIX, pictures.ids, redo)
+    lineage.require_same_pictures(logits_dir, images, redo)
     record = lineage.refinement(config, logits_record)
-    inference.prepare_folder(
-        output_dir, record, PREDICTION_SUFFIX, pictures, {"model": model}, overwrite
-    )
-    tasks = _tasks_left(lineage.image_paths(config, pictures.ids), logits_dir, output_dir)
+    inference.prepare_folder(output_dir, record, PREDICTION_SUFFIX, pictures, overwrite)
+    tasks = _tasks_left(images, logits_dir, output_dir)
+    lineage.update_record(output_dir, record, pictures, {"model": model}, making=bool(tasks))
     if tasks:
         paths.scores_path(split, crf=True).unlink(missing_ok=True)
     workers = next(n for n in (n_jobs, config.CRF.N_JOBS, os.cpu_count(), 1) if n is not None)

@@ -2,7 +2,7 @@
 
 Reads the scores that `test` and `crf` left, and the training labels where the pictures they belong
 to have ground truth (which is only compared with, never trained on). Writes report.json and
-figure.png.
+figure.png; other splits than val get files of their own, such as report_train.json.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,14 @@ from deeplab import lineage, scoring
 from deeplab.config import Config, Paths, Split, class_names
 from deeplab.data import (
     id_list,
+    training_label_dir,
     training_label_path,
     validation_label_path,
     validation_labels,
 )
 from deeplab.inference import COLUMN, COLUMN_CRF
 from misc.errors import UserError
-from misc.files import write_json
+from misc.files import sha256_file, write_json
 from misc.maps_io import read_image, read_label
 from misc.progress import log, progress
 from misc.seed import run_facts
@@ -47,15 +48,17 @@ def run(config: Config, split: Split, figure_num: int) -> dict[str, Any]:
         The content of report.json.
 
     Raises:
-        UserError: `test` has left no scores, or `crf` those of another model.
+        UserError: `test` has left no scores, `crf` those of another model, or the weights have
+            changed since.
     """
     paths, names = Paths(config), class_names(config)
     pictures = id_list(config, split)
     columns = _prediction_scores(paths, split)
+    _require_same_weights(columns[COLUMN]["model"], split)
     labels = score_training_labels(config)
     constant = columns[COLUMN][scoring.CONSTANT_BACKGROUND]
     margins = {
-        name: scores[scoring.MEAN_IOU] - constant[scoring.MEAN_IOU]
+        name: _difference(scores[scoring.MEAN_IOU], constant[scoring.MEAN_IOU])
         for name, scores in columns.items()
     }
     content = {
@@ -69,10 +72,32 @@ def run(config: Config, split: Split, figure_num: int) -> dict[str, Any]:
         "margin_over_constant_background": margins,
         **run_facts(),
     }
-    write_json(paths.report_path, content)
-    _log_report(content, names, config)
+    path = _of_split(paths.report_path, split)
+    write_json(path, content)
+    _log_report(content, names)
+    log(f"wrote {path}")
     draw(config, split, pictures, figure_num)
     return content
+
+
+def _of_split(path: Path, split: Split) -> Path:
+    """The file of a split; val has the plain name."""
+    return path if split == "val" else path.with_name(f"{path.stem}_{split}{path.suffix}")
+
+
+def _difference(first: float | None, second: float | None) -> float | None:
+    """None where nothing was counted."""
+    return None if first is None or second is None else first - second
+
+
+def _require_same_weights(model: Mapping[str, str], split: Split) -> None:
+    """Stop when the weights that were scored have been replaced; they may be gone."""
+    path = Path(model["path"])
+    if path.is_file() and sha256_file(path) != model["sha256"]:
+        raise UserError(
+            f"the scores of {split} are of other weights than those that are now in {path}; run "
+            f"`test --split {split} --overwrite`, then `crf --split {split} --overwrite`."
+        )
 
 
 def _prediction_scores(paths: Paths, split: Split) -> dict[str, dict[str, Any]]:
@@ -108,13 +133,13 @@ def score_training_labels(config: Config) -> dict[str, Any] | None:
     if not truth:
         log("no training label can be compared with ground truth.")
         return None
-    folder = training_label_path(config, next(iter(truth))).parent
+    folder = training_label_dir(config)
     confusion = scoring.compare(folder, truth, config.DATASET.N_CLASSES, "make the labels again")
     scores = scoring.scores_of(confusion, class_names(config))
     return {**scores, "pictures": len(truth), "list": lineage.list_facts(pictures)}
 
 
-def _log_report(content: Mapping[str, Any], names: tuple[str, ...], config: Config) -> None:
+def _log_report(content: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """The table, and what its columns are."""
     labels, scores = content["training_labels"], content["scores"]
     columns = {
@@ -133,22 +158,25 @@ def _log_report(content: Mapping[str, Any], names: tuple[str, ...], config: Conf
         )
     log(f"{BACKGROUND_COLUMN}: background everywhere")
     for column, margin in content["margin_over_constant_background"].items():
-        log(f"{column}: {100 * margin:+.2f} points of mean IoU over background everywhere")
+        if margin is None:
+            log(f"{column}: the ground truth has no labelled pixel, so nothing was scored")
+        else:
+            log(f"{column}: {100 * margin:+.2f} points of mean IoU over background everywhere")
     initialisation = content["initialisation"]
     what = initialisation["what"] if isinstance(initialisation, dict) else initialisation
     log(f"first weights: {what}")
-    log(f"wrote {Paths(config).report_path}")
+    log(f"weights: {content['model']['path']}")
 
 
 def draw(config: Config, split: Split, pictures: IdList, count: int) -> None:
     """Draw pictures, spread evenly over the list, beside their label maps and predictions."""
-    paths = Paths(config)
+    path = _of_split(Paths(config).figure_path, split)
     chosen = spread(pictures.ids, count)
     if not chosen:
         return
     rows = [draw_picture(config, split, image_id) for image_id in progress(chosen, "figure")]
-    save_figure(paths.figure_path, rows, _COLUMNS, class_names(config)[1:])
-    log(f"{paths.figure_path} shows {len(rows)} of {len(pictures)} pictures of {pictures.source}")
+    save_figure(path, rows, _COLUMNS, class_names(config)[1:])
+    log(f"{path} shows {len(rows)} of {len(pictures)} pictures of {pictures.source}")
 
 
 def draw_picture(config: Config, split: Split, image_id: str) -> FigureRow:

@@ -45,10 +45,10 @@ def _pack(
     image_paths: Mapping[str, Path],
     num_classes: int,
 ) -> None:
-    # No name, no times and no owners: only the predictions make the bytes.
+    # No name, no times and no owners: only the predictions make the bytes. GNU takes long names.
     with (
         gzip.GzipFile(filename="", fileobj=stream, mode="wb", mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
         for image_id in progress(sorted(image_paths), "submission"):
             prediction = prediction_dir / f"{image_id}.png"

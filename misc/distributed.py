@@ -123,22 +123,30 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def share_of_batch(batch_size: int, option: str) -> int:
+def share_of_batch(batch_size: int, option: str, *, even: bool = True) -> int:
     """Number of pictures of every batch that this process computes.
 
     Args:
         batch_size: of all processes together.
         option: option or key that names it, for the message.
+        even: whether the parts must be equal, as averaged gradients need unless the loss already
+            weights what every process contributes.
 
     Raises:
-        UserError: the batch cannot be dealt out in equal parts, which averaged gradients need.
+        UserError: the batch cannot be dealt out in equal parts, or not every process would get a
+            picture.
     """
-    if batch_size % world_size():
+    if batch_size < world_size():
+        raise UserError(
+            f"{option} {batch_size} is too small for {world_size()} processes, each of which needs "
+            f"a picture; start at most {batch_size} or use a larger batch."
+        )
+    if even and batch_size % world_size():
         raise UserError(
             f"{option} {batch_size} cannot be dealt out evenly to {world_size()} processes; use a "
             f"multiple of {world_size()} or another number of processes."
         )
-    return batch_size // world_size()
+    return len(shard(range(batch_size)))
 
 
 def select_device(name: str) -> torch.device:

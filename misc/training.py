@@ -70,13 +70,13 @@ class ShareOfBatches(Sampler[list]):
     All processes must go through the same batches. A DataLoader takes it as `batch_sampler`.
     """
 
-    def __init__(self, batches: Collection[list], batch_size: int) -> None:
-        """Share out `batches` of `batch_size` items each.
+    def __init__(self, batches: Collection[list], batch_size: int, *, even: bool = True) -> None:
+        """Share out `batches` of `batch_size` items each; for `even` see `share_of_batch`.
 
         Raises:
-            UserError: the items of a batch cannot be dealt out evenly.
+            UserError: the items of a batch cannot be dealt out.
         """
-        share_of_batch(batch_size, "the batch size")
+        share_of_batch(batch_size, "the batch size", even=even)
         self.batches = batches
 
     def __iter__(self) -> Iterator[list]:
@@ -91,7 +91,8 @@ class BatchStream(ShareOfBatches):
 
     Batch k depends on (seed, k) alone, so that a training goes on from any iteration without having
     kept the state of a loader. A batch may end one epoch and begin the next. Under several
-    processes every process gets its share of the batch.
+    processes every process gets its share of the batch, and the shares may differ by one: the loss
+    must weight them, as `deeplab.model.msc_loss` does.
 
     Yields lists of (epoch, index), which a DataLoader that has the stream as `batch_sampler` hands
     to the data set one by one. Give that DataLoader a `generator` of its own: it draws a seed for
@@ -111,11 +112,12 @@ class BatchStream(ShareOfBatches):
 
         Raises:
             ValueError: there is no item.
-            UserError: the batch cannot be dealt out evenly to the processes.
+            UserError: there are more processes than items in a batch.
         """
         if count < 1:
             raise ValueError("a stream of batches needs at least one item")
-        super().__init__(_StreamedBatches(count, batch_size, seed, start, stop), batch_size)
+        batches = _StreamedBatches(count, batch_size, seed, start, stop)
+        super().__init__(batches, batch_size, even=False)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """`crf`: published results, its parts, and the command."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from deeplab_runs import (
     run,
     run_apart,
 )
+from PIL import Image
 from pipeline import VAL_IDS, disturb_weights
 
 from deeplab import refinement
@@ -178,6 +181,20 @@ def test_logits_of_another_model_are_refused(
     assert told in capsys.readouterr().err
     paths.checkpoint(FINAL).unlink()  # nothing left to compare with
     assert run("crf", sample, refined) == 0
+
+
+def test_changed_pictures_are_refused_until_tested_again(
+    sample: Path, refined: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = Path(shutil.copytree(sample, tmp_path / "voc"))
+    picture = Devkit(root).image_path(VAL_IDS[0])
+    Image.fromarray(read_image(picture)[::-1].copy()).save(picture)
+    os.utime(picture, (1, 1))
+    assert run("crf", root, refined) == 2
+    error = capsys.readouterr().err
+    assert "1 of 2 pictures" in error and VAL_IDS[0] in error and "run `test --split val`" in error
+    assert run("test", root, refined) == 0 == run("crf", root, refined)
+    assert "crf: 1 pictures of list val" in log_of(root, refined, "crf")
 
 
 def test_missing_logits_are_named(

@@ -1,5 +1,6 @@
 """Pictures and labels of DeepLab: the published augmentation, inputs, lists and label files."""
 
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from deeplab.data import (
     validation_label_path,
     validation_labels,
 )
+from deeplab.submission import FOLDER, write_submission
 from misc.errors import UserError
 from misc.maps_io import write_label
 from voc12.dataset import read_label_of
@@ -218,6 +220,33 @@ def test_lists_by_name_and_by_file(config: Config, tmp_path: Path) -> None:
     assert id_list(config, "val").ids == ("sub/b",)
     with pytest.raises(UserError, match=r"^DATASET\.SPLIT\.TEST=test: the image list test "):
         id_list(config, "test")
+
+
+@pytest.mark.parametrize("name", ["mini", "mini.txt"])
+def test_named_list_is_not_a_file_of_the_working_folder(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    lists = config.DATASET.ROOT / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "mini.txt").write_text("a\n7\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / name).write_text("sub/b\n")
+    (tmp_path / "named.yaml").write_text(f"DATASET: {{SPLIT: {{TRAIN: {name}}}}}\n")
+    monkeypatch.chdir(elsewhere)
+    config = load(tmp_path / "named.yaml", [f"DATASET.ROOT={config.DATASET.ROOT}"])
+    with pytest.warns(UserWarning, match=r"mini.* does not exist; using .*mini\.txt instead"):
+        assert id_list(config, "train").ids == ("a", "7")
+
+
+def test_archive_takes_ids_of_any_length(tmp_path: Path) -> None:
+    name = 150 * "x"
+    Image.new("RGB", (4, 3)).save(tmp_path / "photo.jpg")
+    write_label(tmp_path / "predictions" / f"{name}.png", np.zeros((3, 4), np.uint8))
+    archive, images = tmp_path / "all.tar.gz", {name: tmp_path / "photo.jpg"}
+    write_submission(archive, tmp_path / "predictions", images, 2)
+    with tarfile.open(archive) as packed:
+        assert packed.getnames() == [f"{FOLDER}/{name}.png"]
 
 
 def test_only_lists_of_voc_classes_are_compared_with_voc(config: Config, tmp_path: Path) -> None:

@@ -163,6 +163,28 @@ def test_torchrun_is_refused_where_it_helps_nothing(
     assert f"{command} runs without torchrun" in capsys.readouterr().err
 
 
+def test_negative_number_of_processes_is_refused_before_anything_is_removed(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = copy_of(finished_run(sample), tmp_path)
+    predictions = paths_of(sample, folder).prediction_dir("val", crf=True)
+    before = sorted(predictions.iterdir())
+    assert run("crf", sample, folder, "--overwrite", "-j", "-1") == 2
+    assert "-j -1 is no number of processes; use 0 or more." in capsys.readouterr().err
+    assert before and sorted(predictions.iterdir()) == before
+
+
+def test_wrong_root_is_named_before_any_list(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run("train", sample, tmp_path, values={"DATASET.ROOT": tmp_path / "nowhere"}) == 2
+    error = capsys.readouterr().err
+    assert "nowhere (DATASET.ROOT) does not exist" in error and "DATASET.SPLIT" not in error
+    assert run("train", sample, tmp_path, values={"DATASET.ROOT": sample.parent}) == 2
+    error = capsys.readouterr().err
+    assert "; did you mean DATASET.ROOT=" in error and "DATASET.SPLIT" not in error
+
+
 def test_unwritable_output_is_named(
     sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

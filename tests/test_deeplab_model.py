@@ -102,6 +102,18 @@ def assert_close(actual: Tensor, expected: np.ndarray, **tolerance: float) -> No
 
 
 @pytest.mark.parametrize("build", [published, backbone_deeplab])
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1)])
+def test_pictures_of_one_pixel_have_outputs(build, size: tuple[int, int]) -> None:
+    model, images = build(), pictures(1, *size)
+    with torch.no_grad():
+        outputs = model.eval().forward_all(images)
+    sides = [-(-side // model.output_stride) for side in size]
+    assert outputs[-1].shape[-2:] == outputs[0].shape[-2:]
+    assert all(abs(a - b) <= 1 for a, b in zip(outputs[0].shape[-2:], sides, strict=True))
+    assert all(torch.isfinite(one).all() for one in outputs)
+
+
+@pytest.mark.parametrize("build", [published, backbone_deeplab])
 def test_output_depends_on_the_argument_not_on_the_mode(build) -> None:
     model, images = build(), pictures(2, 48, 65)
     with torch.no_grad():

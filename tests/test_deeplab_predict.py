@@ -148,3 +148,13 @@ def test_contents_are_told_from_large_to_small() -> None:
     label[:2], label[2:5] = 1, 2
     assert contents(label, ("background", "bird", "cat")) == "cat 30.00 %, bird 20.00 %"
     assert contents(label * 0, ("background", "bird")) == "background only"
+
+
+def test_weights_of_another_configuration_are_refused(
+    sample: Path, folder: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    given = ("--input", str(photos), "--output", str(tmp_path / "out"))
+    values = {"MODEL.ATROUS_RATES": "2,3"}
+    assert run("predict", sample, folder, *given, values=values) == 2
+    assert "MODEL.ATROUS_RATES is [2, 3] now and was [1, 2]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

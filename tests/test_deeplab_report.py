@@ -3,12 +3,15 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from deeplab_runs import copy_of, finished_run, log_of, paths_of, run
-from pipeline import TRAIN_IDS
+from deeplab_runs import config_of, copy_of, finished_run, log_of, paths_of, run
+from pipeline import TRAIN_IDS, VAL_IDS, disturb_weights
 
+from deeplab.config import FINAL
+from deeplab.report import score_training_labels
 from misc.files import read_json
-from misc.maps_io import read_image
+from misc.maps_io import read_image, write_label
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def test_report_collects_all_scores(sample: Path, scored: Path) -> None:
         assert f"{name}: {100 * (value - constant):+.2f} points of mean IoU" in text
     assert "training labels  background  DeepLab  DeepLab + CRF" in text
     assert "which was only scored, never trained on" in text
-    assert "random weights, so no pixel label was ever seen" in text
+    assert "so no pixel label was ever seen" in text
 
 
 def test_figure_shows_pictures_with_their_label_maps(sample: Path, scored: Path) -> None:
@@ -76,3 +79,60 @@ def test_scores_of_two_models_are_not_mixed(
     path.write_text(path.read_text().replace('"sha256": "', '"sha256": "0'))
     assert run("report", sample, scored) == 2
     assert "run `crf --split val --overwrite`" in capsys.readouterr().err
+
+
+def test_scores_of_weights_that_were_replaced_are_refused(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = copy_of(finished_run(sample), tmp_path, "models")
+    assert run("test", sample, folder) == 0 == run("report", sample, folder)
+    model = paths_of(sample, folder).checkpoint(FINAL)
+    disturb_weights(model)
+    assert run("report", sample, folder) == 2
+    error = capsys.readouterr().err
+    assert str(model) in error and "run `test --split val --overwrite`" in error
+    model.unlink()  # nothing left to compare with
+    assert run("report", sample, folder) == 0
+
+
+def test_report_of_another_split_has_files_of_its_own(sample: Path, tmp_path: Path) -> None:
+    folder = copy_of(finished_run(sample), tmp_path, "models", "scores")
+    flags = ("--figure-num", "1")
+    assert run("report", sample, folder, *flags) == 0
+    paths = paths_of(sample, folder)
+    before = paths.report_path.read_bytes(), paths.figure_path.read_bytes()
+    assert run("test", sample, folder, "--split", "train") == 0
+    assert run("report", sample, folder, "--split", "train", *flags) == 0
+    assert (paths.report_path.read_bytes(), paths.figure_path.read_bytes()) == before
+    assert read_json(paths.report_path.with_name("report_train.json"))["split"] == "train"
+    assert paths.figure_path.with_name("figure_train.png").is_file()
+
+
+def test_training_labels_in_subfolders_are_scored(sample: Path, tmp_path: Path) -> None:
+    root = tmp_path / "voc"
+    ids = [f"sub{number}/{image_id}" for number, image_id in enumerate(TRAIN_IDS)]
+    for kind, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        for image_id in ids:
+            target = root / kind / f"{image_id}.{suffix}"
+            target.parent.mkdir(parents=True)
+            shutil.copy(sample / kind / f"{target.name}", target)
+    (tmp_path / "list.txt").write_text("\n".join(ids))
+    values = {
+        "DATASET.ROOT": root,
+        "DATASET.TRAIN_LABELS": root / "SegmentationClass",
+        "DATASET.SPLIT.TRAIN": tmp_path / "list.txt",
+    }
+    scores = score_training_labels(config_of(sample, tmp_path, values))
+    assert scores is not None and scores["Mean IoU"] == 1 and scores["pictures"] == len(ids)
+
+
+def test_ground_truth_without_labelled_pixel_has_no_margin(sample: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(sample, tmp_path / "voc"))
+    for image_id in VAL_IDS:
+        path = root / "SegmentationClass" / f"{image_id}.png"
+        write_label(path, np.full(read_image(path).shape[:2], 255, np.uint8))
+    folder = copy_of(finished_run(sample), tmp_path / "run", "models")
+    assert run("test", root, folder) == 0 == run("report", root, folder)
+    content = read_json(paths_of(root, folder).report_path)
+    assert content["margin_over_constant_background"] == {"DeepLab": None}
+    assert "has no labelled pixel" in log_of(root, folder, "report")

@@ -1,5 +1,6 @@
 """`test`: logits, predictions, scores and the archive for the VOC evaluation server."""
 
+import json
 import os
 import re
 import shutil
@@ -181,7 +182,8 @@ def test_finished_pictures_are_kept(sample: Path, tested: Path) -> None:
     assert run("test", sample, tested) == 0
     after = {**times(paths.logits_dir("val")), **times(paths.prediction_dir("val"))}
     remade = {path for path in before if after[path] != before[path]}
-    assert remade == {gone, paths.logits_dir("val") / f"{VAL_IDS[1]}.npy"}
+    logits_dir = paths.logits_dir("val")
+    assert remade == {gone, *(logits_dir / f"{VAL_IDS[1]}{suffix}" for suffix in (".npy", ".crc"))}
     assert gone.read_bytes() == content
     assert "1 pictures to do" in log_of(sample, tested, "test")
 
@@ -211,14 +213,84 @@ def test_interrupted_test_goes_on(
     assert scores[0]["Class IoU"] == scores[1]["Class IoU"]
 
 
+def test_picture_is_finished_only_once_all_its_outputs_are(sample: Path, tested: Path) -> None:
+    paths = paths_of(sample, tested)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (paths.prediction_dir("val") / f"{VAL_IDS[0]}.png").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "write_label", killed)
+        assert run("test", sample, tested) == 130
+    write_label(paths.prediction_dir("val") / f"{VAL_IDS[0]}.png", np.zeros((3, 4), np.uint8))
+    assert run("test", sample, tested) == 0
+    assert "1 pictures to do" in log_of(sample, tested, "test")
+
+
+def test_run_that_makes_nothing_leaves_the_records(sample: Path, tested: Path) -> None:
+    paths = paths_of(sample, tested)
+    folders = (
+        paths.logits_dir("val"),
+        paths.prediction_dir("val"),
+        paths.prediction_dir("val", True),
+    )
+    records = [folder / "made_by.json" for folder in folders]
+    contents = [read_json(path) for path in records]
+    for content in contents:
+        assert content["facts"]["model"]["sha256"] and content["lists"].keys() == {"val"}
+    before = [path.stat().st_mtime_ns for path in records]
+    assert run("test", sample, tested) == 0 == run("crf", sample, tested)
+    assert [path.stat().st_mtime_ns for path in records] == before
+    for path, content in zip(records, contents, strict=True):  # made for another list, too
+        path.write_text(json.dumps({**content, "lists": {"earlier": {"count": 3}}}))
+    assert run("test", sample, tested) == 0 == run("crf", sample, tested)
+    for path, content in zip(records, contents, strict=True):
+        after = read_json(path)
+        assert after["lists"].keys() == {"earlier", "val"}
+        assert after["facts"]["model"]["sha256"] == content["facts"]["model"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"MODEL.ATROUS_RATES": "2,3"}, "MODEL.ATROUS_RATES is [2, 3] now and was [1, 2]"),
+        ({"IMAGE.MEAN.R": 1.5}, "IMAGE.MEAN.R is 1.5 now and was 122.675"),
+        ({"DATASET.LABELS": "labels.txt"}, "class 20 is radio now and was tvmonitor"),
+    ],
+)
+def test_weights_of_another_configuration_are_refused(
+    sample: Path,
+    tmp_path: Path,
+    values: dict[str, object],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    folder = copy_of(finished_run(sample), tmp_path, "models")
+    names = [*class_names(config_of(sample, folder))[:-1], "radio"]
+    lines = [f"{index} {name}" for index, name in enumerate(names)]
+    (tmp_path / "labels.txt").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    assert run("test", sample, folder, values=values) == 2
+    error = capsys.readouterr().err
+    assert message in error and "of the training" in error
+    paths_of(sample, folder).checkpoint(FINAL).with_suffix(".pth.json").unlink()
+    config = config_of(sample, folder, values)
+    inference.load_network(config, paths_of(sample, folder).checkpoint(FINAL), torch.device("cpu"))
+
+
 def test_changed_picture_is_segmented_again(sample: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(sample, tmp_path / "voc"))
     folder = copy_of(finished_run(sample), tmp_path / "run")
     picture = Devkit(root).image_path(VAL_IDS[0])
     Image.fromarray(read_image(picture)[::-1].copy()).save(picture)
-    os.utime(picture)
-    assert run("test", root, folder, values={"DATASET.SPLIT.TRAIN": "train"}) == 0
+    os.utime(picture, (1, 1))  # as when an older file is put there
+    os.utime(Devkit(root).image_path(VAL_IDS[1]))
+    assert run("test", root, folder) == 0
     assert "1 pictures to do" in log_of(root, folder, "test")
+    assert run("test", root, folder) == 0
+    assert "0 pictures to do" in log_of(root, folder, "test")
 
 
 def test_outputs_of_another_model_are_refused_until_overwritten(

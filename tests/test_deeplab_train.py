@@ -20,10 +20,11 @@ from deeplab_runs import (
     paths_of,
     run,
     run_apart,
+    run_commands,
     two_process_run,
 )
 from PIL import Image
-from processes import killed_run
+from processes import killed_run, run_processes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from deeplab import engine
@@ -319,7 +320,32 @@ def test_batch_that_cannot_be_dealt_out_is_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert run("train", sample, tmp_path) == 2
-    assert "SOLVER.BATCH_SIZE.TRAIN 2 cannot be dealt out evenly" in capsys.readouterr().err
+    assert "SOLVER.BATCH_SIZE.TRAIN 2 is too small for 3 processes" in capsys.readouterr().err
+
+
+def test_two_processes_train_an_odd_batch_like_one(sample: Path, tmp_path: Path) -> None:
+    values = {"SOLVER.BATCH_SIZE.TRAIN": 3, "SOLVER.ITER_MAX": 3, "SOLVER.ITER_TB": 1}
+    folders = tmp_path / "one", tmp_path / "two"
+    assert run("train", sample, folders[0], values=values) == 0
+    run_processes(run_commands, command_line("train", sample, folders[1], values=values))
+    states, losses = [], []
+    for folder in folders:
+        path = paths_of(sample, folder).checkpoint(FINAL)
+        states.append(load_checkpoint(path))
+        losses.append([point["loss"] for point in read_json(record_path(path))["facts"]["history"]])
+    for key in states[0]:
+        torch.testing.assert_close(states[1][key], states[0][key], **ALIKE)
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_order_of_the_list_does_not_change_the_weights(sample: Path, tmp_path: Path) -> None:
+    config = config_of(sample, tmp_path)
+    ids = id_list(config, "train").ids
+    (tmp_path / "train.txt").write_text("".join(f"{name}\n" for name in reversed(ids)))
+    values = {"DATASET.SPLIT.TRAIN": tmp_path / "train.txt"}
+    assert run("train", sample, tmp_path, values=values) == 0
+    paths = [paths_of(sample, finished_run(sample)), paths_of(sample, tmp_path)]
+    assert equal_weights(*(each.checkpoint(FINAL) for each in paths))
 
 
 def test_missing_labels_are_all_told_at_once(

@@ -64,6 +64,17 @@ def test_batches_are_dealt_out_evenly_or_not_at_all(monkeypatch: pytest.MonkeyPa
         share_of_batch(5, "BATCH")
 
 
+def test_uneven_shares_are_had_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    shares = []
+    for index in range(4):
+        monkeypatch.setenv("RANK", str(index))
+        shares.append(share_of_batch(5, "BATCH", even=False))
+    assert shares == [2, 1, 1, 1]
+    with pytest.raises(UserError, match=r"BATCH 3 is too small for 4 .*at most 3"):
+        share_of_batch(3, "BATCH", even=False)
+
+
 def test_cpu_and_auto_are_devices() -> None:
     assert select_device("cpu") == torch.device("cpu")
     expected = "cuda" if torch.cuda.is_available() else "cpu"

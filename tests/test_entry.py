@@ -1,10 +1,12 @@
 """Exit status and last words of an entry script."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from misc import entry
@@ -40,6 +42,71 @@ def test_interruption_says_how_to_go_on(capsys: Capture) -> None:
 
     assert run_entry("a.py", interrupt) == EXIT_INTERRUPTED == 130
     assert capsys.readouterr().err == "a.py: interrupted; the same command goes on from here.\n"
+
+
+def test_interrupted_overwriting_goes_on_without_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["a.py", "--overwrite"])
+    assert run_entry("a.py", interrupt) == EXIT_INTERRUPTED
+    assert "the same command, without --overwrite, goes on from here." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; free some"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "/x: Permission denied; change"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x/y"), "/x/y: Not a directory; a"),
+        (FileExistsError(errno.EEXIST, "File exists", "/x"), "/x: File exists; a file is where"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has .."),
+            "CUDA out of memory; use a smaller batch",
+        ),
+    ],
+)
+def test_refusals_of_disk_and_gpu_are_one_sentence(
+    error: Exception, sentence: str, capsys: Capture
+) -> None:
+    def fail() -> None:
+        raise error
+
+    assert run_entry("a.py", fail) == EXIT_USER_ERROR
+    said = capsys.readouterr().err
+    assert said.startswith(f"a.py: {sentence}") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        InterruptedError(errno.EINTR, "Interrupted"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/x"),
+        OSError("without a number"),
+        RuntimeError("size mismatch"),
+    ],
+)
+def test_other_errors_of_these_kinds_keep_their_traceback(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        run_entry("a.py", fail)
+    assert raised.value is error
+
+
+def test_full_disk_is_told_although_the_log_has_no_room_either(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("misc.progress.log_to_file", fail)
+    assert run_entry("a.py", fail) == EXIT_USER_ERROR
+    assert "No space left on device; free some space" in capsys.readouterr().err
 
 
 def test_open_log_gets_the_sentence_and_is_closed(tmp_path: Path) -> None:

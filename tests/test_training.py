@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from misc.checkpoint import load_checkpoint
 from misc.distributed import data_parallel, is_main_process, rank, unwrap
 from misc.errors import UserError
-from misc.training import BatchStream, Training, fit_batch
+from misc.training import BatchStream, ShareOfBatches, Training, fit_batch
 
 COUNT, BATCH_SIZE, EPOCHS = 7, 3, 2
 
@@ -179,7 +179,11 @@ def _train_in_processes(folder: Path) -> None:
     dealt = list(BatchStream(5, 4, seed=0, start=0, stop=6))
     torch.save(dealt, folder / f"dealt{rank()}.pth")
     with pytest.raises(UserError, match="batch size 3 cannot be dealt out evenly"):
-        BatchStream(5, 3, seed=0, start=0, stop=6)
+        ShareOfBatches([[0, 1, 2]], 3)
+    uneven = list(BatchStream(5, 3, seed=0, start=0, stop=6))
+    torch.save(uneven, folder / f"uneven{rank()}.pth")
+    with pytest.raises(UserError, match="batch size 1 is too small for 2 processes"):
+        BatchStream(5, 1, seed=0, start=0, stop=6)
     assert fit_batch(8, 5, "--batch") == 4
     with pytest.raises(UserError, match=r"1 picture\(s\), too few for 2 processes"):
         fit_batch(8, 1, "--batch")
@@ -204,6 +208,9 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"dealt{i}.pth", weights_only=True) for i in range(2))
     together = list(BatchStream(5, 4, seed=0, start=0, stop=6))
     assert [[a[0], b[0], a[1], b[1]] for a, b in zip(first, second, strict=True)] == together
+    first, second = (torch.load(tmp_path / f"uneven{i}.pth", weights_only=True) for i in range(2))
+    together = _stream(0, 6)
+    assert [[a[0], *b, a[1]] for a, b in zip(first, second, strict=True)] == together
 
 
 # ------------------------------------------------------------------------- counting iterations
