@@ -29,6 +29,7 @@ from voc12.lists import some_of
 
 OVERLAY_ENDING = "_overlay.jpg"
 _OVERLAY_QUALITY = 92
+_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 
 
 class Options(NamedTuple):
@@ -105,9 +106,7 @@ def find_pictures(source: Path, output: Path) -> list[Path]:
         UserError: there is none, two have the same name, or the results would overwrite them.
     """
     if source.is_dir():
-        Image.init()
-        known = Image.registered_extensions()
-        paths = sorted(path for path in source.iterdir() if _is_picture(path, known))
+        paths = sorted(path for path in source.iterdir() if _is_picture(path))
     elif source.is_file():
         paths = [source]
     else:
@@ -128,8 +127,10 @@ def find_pictures(source: Path, output: Path) -> list[Path]:
     return paths
 
 
-def _is_picture(path: Path, known: Sequence[str]) -> bool:
-    return path.is_file() and path.suffix.lower() in known and not path.name.startswith(".")
+def _is_picture(path: Path) -> bool:
+    """Whether a file of a folder is meant: a PDF or a video beside the photos is not."""
+    hidden = path.name.startswith(".")
+    return path.is_file() and path.suffix.lower() in _PICTURE_SUFFIXES and not hidden
 
 
 def label_picture(

@@ -9,7 +9,7 @@ from deeplab_runs import copy_of, finished_run, log_of, paths_of, run
 from PIL import Image
 from pipeline import VAL_IDS
 
-from deeplab.prediction import contents
+from deeplab.prediction import contents, find_pictures
 from misc.maps_io import read_image, read_label
 from misc.transforms import NEAREST, resize, resize_long_side
 from misc.visualize import overlay_label
@@ -158,3 +158,10 @@ def test_weights_of_another_configuration_are_refused(
     assert run("predict", sample, folder, *given, values=values) == 2
     assert "MODEL.ATROUS_RATES is [2, 3] now and was [1, 2]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_other_files_of_a_folder_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.PNG", "notes.pdf", "clip.mpg", ".hidden.png", "list.txt"):
+        (tmp_path / name).touch()
+    found = find_pictures(tmp_path, tmp_path / "out")
+    assert [path.name for path in found] == ["a.jpg", "b.PNG"]
