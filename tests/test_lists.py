@@ -1,5 +1,6 @@
 """Lists of ids: files, names, derivation and the standard lists of VOC 2012."""
 
+import hashlib
 import warnings
 from pathlib import Path
 
@@ -191,3 +192,65 @@ def test_test_list_is_checked_by_count_only() -> None:
     assert standard_difference(whole) is None
     difference = standard_difference(IdList("test", whole.ids[1:], "file"))
     assert difference is not None and "found 1455 ids, standard 1456." in difference
+
+
+# --------------------------------------------------------------------------- the shipped lists
+
+SHIPPED = Path(lists.__file__).parent
+# sha256sum of the sorted ids, as the field's repositories ship them
+SHIPPED_HASHES = {
+    "train": (1464, "aa623bd2c8ce4443a8aaae51c524c0eb165e8e44caf6aa9e3ad33d7b75a3ef20"),
+    "val": (1449, "cdc1326d12f69ce5153aa5da04a4d8783e146868d42d19f82f44e74b97ac907d"),
+    "train_aug": (10582, "d1326bd532648d73bc4b1bd275434eba81930982dc7401a65a8cecb26c028e24"),
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED_HASHES)
+def test_shipped_lists_are_those_of_voc_2012(name: str) -> None:
+    lines = sorted((SHIPPED / f"{name}.txt").read_bytes().splitlines(keepends=True))
+    found = len(lines), hashlib.sha256(b"".join(lines)).hexdigest()
+    assert found == SHIPPED_HASHES[name]
+
+
+def plain_devkit(root: Path, every: int = 1) -> Path:
+    """A devkit with an empty file for every `every`-th picture of train_aug, and no lists."""
+    (root / "JPEGImages").mkdir(parents=True)
+    for image_id in read_ids(SHIPPED / "train_aug.txt")[::every]:
+        (root / "JPEGImages" / f"{image_id}.jpg").touch()
+    return root
+
+
+@pytest.mark.parametrize("in_repository", [True, False])
+@pytest.mark.parametrize("name", ["train_aug", "voc12/train_aug.txt", "train", "voc12/train.txt"])
+def test_shipped_lists_serve_the_plain_devkit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, in_repository: bool
+) -> None:
+    root = plain_devkit(tmp_path / "VOC2012")
+    monkeypatch.chdir(SHIPPED.parent if in_repository else tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = resolve_list(name, root)
+    stem = Path(name).stem
+    assert (len(found), found.sha256) == SHIPPED_HASHES[stem]
+    assert found.source == str(SHIPPED / f"{stem}.txt")
+
+
+def test_a_damaged_devkit_still_gets_the_whole_list(tmp_path: Path) -> None:
+    root = plain_devkit(tmp_path / "VOC2012", every=2)
+    assert len(resolve_list("voc12/train_aug.txt", root)) == 10582
+
+
+@pytest.mark.parametrize("name", ["voc12/train.txt", str(SHIPPED / "train.txt")])
+def test_other_data_sets_use_their_own_lists_and_say_so(
+    devkit_root: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(SHIPPED.parent)
+    with pytest.warns(UserWarning, match=r"train\.txt lists PASCAL VOC 2012, whose pictures are"):
+        found = resolve_list(name, devkit_root, expect_standard=False)
+    assert found.ids == ("a", "b")
+
+
+def test_masks_of_sbd_give_way_to_the_shipped_list(tmp_path: Path) -> None:
+    root = plain_devkit(tmp_path / "VOC2012")
+    add_masks(root, "2007_000032", "stray")
+    assert (len(resolve_list("train_aug", root)), len(resolve_list("train", root))) == (10582, 1464)

@@ -1,5 +1,6 @@
 """Where the files of a PASCAL VOC devkit, or of a data set laid out like one, lie."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,12 @@ class Devkit:
         folder = self.root / IMAGE_FOLDER
         candidates = [folder / f"{image_id}{suffix}" for suffix in IMAGE_SUFFIXES]
         return next((path for path in candidates if path.is_file()), candidates[0])
+
+    def image_stems(self) -> set[str]:
+        """Names without suffix of the files in JPEGImages itself; none if there is no folder."""
+        folder = self.root / IMAGE_FOLDER
+        names = os.listdir(folder) if folder.is_dir() else []
+        return {name.rpartition(".")[0] for name in names}
 
     def mask_path(self, image_id: str) -> Path | None:
         """SegmentationClass/ID.png, else SegmentationClassAug/ID.png, None if neither exists."""

@@ -1,4 +1,8 @@
-"""Lists of picture ids: read from a file or derived from what the devkit holds."""
+"""Lists of picture ids: read from a file, shipped, or derived from what the devkit holds.
+
+The lists of PASCAL VOC 2012 (`train.txt`, `val.txt`, `train_aug.txt`) lie beside this file. They are
+meant for that data set: in a devkit with other pictures their names are looked up or derived.
+"""
 
 import hashlib
 import re
@@ -17,8 +21,12 @@ MAX_NAMED = 5
 """How many ids an error message spells out."""
 
 _IRN_LINE = re.compile(r"^/?JPEGImages/(?P<id>.+?)\.(?:jpe?g|png)(?:\s+/?\S.*)?$", re.IGNORECASE)
-_NAME_PARENTS = (".", "voc12")
+_SHIPPED_FOLDER = Path(__file__).resolve().parent
+_SHIPPED_PARENT = "voc12"
+_NAME_PARENTS = (".", _SHIPPED_PARENT)
 """Folders of list names such as `voc12/train.txt`, which need not exist."""
+_SHIPPED_SHARE = 0.5
+"""A shipped list is meant where at least this share of its pictures is; others may be damaged."""
 
 
 class StandardList(NamedTuple):
@@ -42,7 +50,8 @@ _REMEDIES = {
     VAL: "it comes in the devkit's VOCtrainval archive",
     TEST: "it comes in the devkit's test archive (VOC2012test.tar, from the VOC evaluation "
     "server); unpack that over the devkit",
-    TRAIN_AUG: f"put the masks of SBD as a folder {AUG_MASK_FOLDER} into the devkit, or put SBD's "
+    TRAIN_AUG: "the list of VOC 2012 ships with this package but its pictures are not here; for "
+    f"other data put the masks of SBD as a folder {AUG_MASK_FOLDER} into the devkit, or put SBD's "
     "`dataset` folder (with train.txt and val.txt) at SBD in or beside the devkit",
 }
 
@@ -76,8 +85,10 @@ def resolve_list(
 ) -> IdList:
     """Find the list that a command line option names.
 
-    An existing file is read. Otherwise the stem of the name is looked up in the devkit, and
-    `train_aug` is derived from SegmentationClassAug or SBD.
+    An existing file is read. Otherwise the stem of the name is looked up in the devkit, then among
+    the lists of VOC 2012 that ship with this package, and at last `train_aug` is derived from
+    SegmentationClassAug or SBD. A shipped list is used only where its pictures are: in other data
+    sets `voc12/train.txt` is the name of their own list.
 
     Args:
         name: a file, or a name such as `train`, `val.txt` or `voc12/train_aug.txt`.
@@ -93,10 +104,10 @@ def resolve_list(
         UserError: the list is missing, empty, not text, or has duplicates or impossible ids.
     """
     path = Path(name)
-    if path.is_file():
+    if path.is_file() and not _is_shipped(path):
         found = IdList(path.stem, read_ids(path), str(path))
     else:
-        found = _derive(path, Devkit(root))
+        found = _look_up(path, Devkit(root))
         if cache_dir is not None:
             _write_ids(Path(cache_dir) / f"{found.name}.txt", found.ids)
     difference = standard_difference(found) if expect_standard else None
@@ -170,18 +181,41 @@ def some_of(ids: list[str] | tuple[str, ...]) -> str:
     return f"{shown} and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else shown
 
 
-def _derive(path: Path, devkit: Devkit) -> IdList:
+def _look_up(path: Path, devkit: Devkit) -> IdList:
+    """Find a list by the stem of a path that is no file of the user's."""
     stem = path.name.removesuffix(".txt")
-    listed = devkit.list_path(stem)
+    listed, shipped = devkit.list_path(stem), _shipped_list(stem, devkit)
+    by_path = str(path.parent) == _SHIPPED_PARENT or _is_shipped(path)
+    if shipped is not None and by_path:
+        return shipped
     if listed.is_file():
         found = IdList(stem, read_ids(listed), str(listed))
+    elif shipped is not None:
+        found = shipped
     elif stem == TRAIN_AUG:
         found = _derive_train_aug(path, devkit)
     else:
         raise _missing(path, stem, devkit)
-    if str(path.parent) not in _NAME_PARENTS:
+    if path.is_file():
+        text = f"{path} lists PASCAL VOC 2012, whose pictures are not in {devkit.root}"
+        warnings.warn(f"{text}; using {found.source} instead.", stacklevel=3)
+    elif str(path.parent) not in _NAME_PARENTS:
         warnings.warn(f"{path} does not exist; using {found.source} instead.", stacklevel=3)
     return found
+
+
+def _is_shipped(path: Path) -> bool:
+    return path.resolve().parent == _SHIPPED_FOLDER
+
+
+def _shipped_list(stem: str, devkit: Devkit) -> IdList | None:
+    """The list of this name that ships with the package, if the devkit has its pictures."""
+    path = _SHIPPED_FOLDER / f"{stem}.txt"
+    if stem not in STANDARD_LISTS or not path.is_file():
+        return None
+    ids = read_ids(path)
+    there = len(devkit.image_stems().intersection(ids))
+    return IdList(stem, ids, str(path)) if there >= _SHIPPED_SHARE * len(ids) else None
 
 
 def _derive_train_aug(path: Path, devkit: Devkit) -> IdList:
