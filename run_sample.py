@@ -42,8 +42,9 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     """
     from misc.distributed import select_device
     from misc.progress import log, set_log_file
-    from misc.report import Report
-    from voc12.needs import INFER_LIST_STEPS
+    from step.checks import INFER_LIST_STEPS
+    from step.plan import remove_before
+    from step.report import Report
 
     try:
         set_log_file(args.work_dir / f"{args.log_name}.log")
@@ -54,6 +55,8 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     select_device(args.device)
     prepare_data(args)
     steps = preflight(args)
+    if args.overwrite:
+        remove_before(args, steps)
     report = Report(args, steps)
     for number, name in enumerate(STEP_NAMES, start=1):
         title = f"[{number}/{len(STEP_NAMES)}] {name}"
@@ -102,16 +105,12 @@ def preflight(args: Namespace) -> tuple[str, ...]:
     Raises:
         UserError: lists all problems at once.
     """
-    from misc.readiness import readiness_problems
-    from voc12.needs import check_needs, require_root, without_ground_truth
+    from step.checks import check
 
     steps = selected_steps(args)
     if not steps:
         raise UserError("no step is switched on; name some with --steps.")
-    require_root(args)
-    steps = without_ground_truth(args, steps)
-    check_needs(args, steps, readiness_problems(args, steps))
-    return steps
+    return check(args, steps)
 
 
 def run_step(name: str, title: str, args: Namespace, report: Any) -> None:

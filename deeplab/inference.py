@@ -119,6 +119,7 @@ def prepare_folder(
         folder,
         record,
         suffix,
+        pictures.ids,
         overwrite=overwrite,
         option="EXP.ID",
         lists=lineage.list_facts(pictures),

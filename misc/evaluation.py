@@ -1,25 +1,16 @@
-"""What the evaluation steps share: which pictures are scored, and how scores are reported."""
+"""What all scoring of label maps shares: checked files, counted pictures, numbers for readers."""
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from misc.errors import UserError
-from misc.metrics import ConfusionMatrix, SegmentationScores, nan_mean
-from misc.progress import log
+from misc.metrics import ConfusionMatrix
 from voc12.lists import IdList
-from voc12.source import open_source
 
 _PERCENT = 100.0
-
-
-def evaluation_list(args: argparse.Namespace) -> IdList:
-    """The pictures that are scored: those of `--eval_list`."""
-    return open_source(args).id_list(args.eval_list)
 
 
 def describe(pictures: IdList) -> str:
@@ -62,35 +53,6 @@ def add_picture(
             f"{source}: {error}; check that predictions and masks belong to the same pictures and "
             "the same class list."
         ) from None
-
-
-def report_segmentation(
-    title: str, scores: SegmentationScores, class_names: Sequence[str], pictures: IdList
-) -> dict[str, Any]:
-    """Log a line and return the scores for JSON.
-
-    Returns:
-        In percent, None where undefined: `miou`; `iou` by class name, background first; FP and FN
-        (shares of the union) of the background and their mean over the foreground classes. Beside
-        them `list` and `pictures`, what was scored.
-    """
-    fp, fn = scores.false_positive, scores.false_negative
-    result = {
-        "miou": percent(scores.miou),
-        "iou": by_class(["background", *class_names], scores.iou),
-        "background_fp": percent(fp[0]),
-        "background_fn": percent(fn[0]),
-        "foreground_fp": percent(nan_mean(fp[1:])),
-        "foreground_fn": percent(nan_mean(fn[1:])),
-        "list": pictures.name,
-        "pictures": len(pictures.ids),
-    }
-    log(
-        f"{title}: mIoU {show(result['miou'])} % on {describe(pictures)}; "
-        f"background FP {show(result['background_fp'])} FN {show(result['background_fn'])}, "
-        f"foreground FP {show(result['foreground_fp'])} FN {show(result['foreground_fn'])}."
-    )
-    return result
 
 
 def by_class(names: Sequence[str], values: np.ndarray) -> dict[str, float | None]:

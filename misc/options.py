@@ -192,7 +192,9 @@ def _data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval_list",
         "--chainer_eval_set",
-        help="pictures scored against ground truth (default: --infer_list)",
+        default="train",
+        help="list whose pictures are scored, as far as they have outputs and masks; where there "
+        "are none, those of --infer_list are",
     )
     group.add_argument("--classes", help="own class names, one per line (default: VOC's 20)")
     group.add_argument(
@@ -434,7 +436,6 @@ def resolve_paths(args: argparse.Namespace) -> argparse.Namespace:
     args.work_dir = Path(args.work_dir).expanduser().resolve()
     for name in _PATH_OPTIONS:
         setattr(args, name, args.work_dir / Path(getattr(args, name)).expanduser())
-    args.eval_list = args.eval_list or args.infer_list
     args.deit_learning_rate = args.deit_learning_rate or args.cam_learning_rate
     return args
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -151,6 +151,7 @@ def prepare_output(
     folder: Path | str,
     expected: Record,
     suffix: str,
+    ids: Collection[str],
     *,
     overwrite: bool = False,
     force: bool = False,
@@ -165,10 +166,12 @@ def prepare_output(
     Args:
         folder: created when needed; gets the record `expected`.
         expected: what makes the outputs now.
-        suffix: of the output files, such as `.png`. No other file is ever removed.
-        overwrite: remove outputs that are there.
-        force: keep outputs that something else made; the record then says that the folder is
-            mixed, so that later runs refuse it without `force`.
+        suffix: of the output files, such as `.png`.
+        ids: of the pictures that will get an output.
+        overwrite: remove the outputs of `ids` that are there; nothing else is ever removed, and
+            nothing in a folder without a record of the same step.
+        force: keep outputs that something else made, if that is recorded; the record then says that
+            the folder is mixed, so that later runs refuse it without `force`.
         option: the option that names the folder, for the message.
         lists: see `write_record`.
         redo: see `check_record`.
@@ -181,14 +184,25 @@ def prepare_output(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    recorded, finished = read_record(folder), _outputs(folder, suffix)
+    recorded = read_record(folder)
     if overwrite:
-        _remove([*finished, *folder.rglob(f".tmp-*{suffix}")])
-        finished = []
+        changed = recorded is not None and bool(expected.differences(recorded))
+        problem = check_removal(folder, expected.step, option, suffix, ids, changed)
+        if problem:
+            raise UserError(f"{problem}.")
+        remove_outputs(folder, suffix, ids)
+    finished = _outputs(folder, suffix)
     if not finished:
         write_record(folder, expected, lists)
         return 0
     what = f"{len(finished)} *{suffix} in {folder}"
+    if recorded is None:
+        raise UserError(
+            f"{what} have no record of what made them and are left alone; move them away or choose "
+            f"another {option}."
+        )
+    if others := _others(folder, suffix, ids):
+        redo = f"{_redo(expected, redo)} once {len(others)} files of other lists are moved away"
     if _require_equal(what, expected, recorded, force, option, redo):
         _add_lists(folder, expected, lists)
     else:
@@ -201,7 +215,6 @@ def keep_file(
     path: Path | str,
     expected: Record,
     *,
-    overwrite: bool = False,
     force: bool = False,
     option: str = "output file",
     redo: str | None = None,
@@ -212,9 +225,8 @@ def keep_file(
     a killed run never leaves a file without record.
 
     Args:
-        path: the output file; removed when `overwrite` is given.
+        path: the output file.
         expected: what makes it now.
-        overwrite: make it again in any case.
         force: keep a file that something else made.
         option: the option that names the file, for the message.
         redo: see `check_record`.
@@ -223,13 +235,65 @@ def keep_file(
         UserError: the file was made by something else.
     """
     path = Path(path)
-    if overwrite:
-        _remove([path])
     if not path.exists():
         return False
     _require_equal(str(path), expected, read_record(path), force, option, redo)
     log(f"{path} is finished and is kept (--overwrite makes it again).")
     return True
+
+
+def check_removal(
+    path: Path,
+    step: str,
+    option: str,
+    suffix: str | None = None,
+    ids: Collection[str] | None = None,
+    changed: bool = False,
+) -> str | None:
+    """Tell why outputs must not be removed; None if they may be.
+
+    Args:
+        path: a file, or the folder of the outputs of `ids`.
+        step: that is going to make them.
+        option: the option that names `path`.
+        suffix: of the files in the folder; None for a file.
+        ids: of the pictures whose files would be removed.
+        changed: whether the new outputs come from something else than those that are there.
+    """
+    if suffix is None:
+        doomed, others = [path] if path.is_file() else [], []
+    else:
+        doomed, others = _files_of(path, suffix, ids), _others(path, suffix, ids)
+    recorded = read_record(path)
+    made_by = "has no record of what made it" if recorded is None else f"is of {recorded.step}"
+    if doomed and (recorded is None or recorded.step != step):
+        return (
+            f"{doomed[0]} would be replaced, but {path} {made_by}; move it away or choose another "
+            f"{option}"
+        )
+    if others and changed:
+        return (
+            f"{path} also holds {len(others)} files of other lists, such as {others[0].name}, that "
+            f"other arguments or weights made; remove them or choose another {option}"
+        )
+    return None
+
+
+def remove_outputs(folder: Path, suffix: str, ids: Collection[str]) -> int:
+    """Remove the files of the given pictures; returns how many there were."""
+    files = _files_of(folder, suffix, ids)
+    for file in files:
+        file.unlink()
+    return len(files)
+
+
+def remove_file(path: Path) -> int:
+    """Remove a file and its record; returns how many files there were."""
+    there = path.is_file()
+    path.unlink(missing_ok=True)
+    if there:
+        record_path(path).unlink(missing_ok=True)
+    return int(there)
 
 
 def _mixed(expected: Record, recorded: Record | None) -> Record:
@@ -267,10 +331,12 @@ def _require_equal(
     if differences and force:
         log(f"--force: {what} is kept although {'; '.join(differences)}.")
     elif differences:
+        again = f"Redo it with {_redo(expected, redo)}, " if recorded is not None else ""
+        keep = "" if redo else "keep it with --force, "
+        remedy = f"{again}{keep}or choose another {option}."
         raise UserError(
-            f"{what} does not come from the current arguments: {'; '.join(differences)}. Redo it "
-            f"with {_redo(expected, redo)}, {'' if redo else 'keep it with --force, '}or choose "
-            f"another {option}."
+            f"{what} does not come from the current arguments: {'; '.join(differences)}. "
+            f"{remedy[0].upper()}{remedy[1:]}"
         )
     return not differences
 
@@ -280,9 +346,16 @@ def _outputs(folder: Path, suffix: str) -> list[Path]:
     return [path for path in files if path.name != FOLDER_RECORD and path.name[:5] != ".tmp-"]
 
 
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+def _others(folder: Path, suffix: str, ids: Collection[str]) -> list[Path]:
+    """Outputs in a folder that do not belong to any of the pictures."""
+    mine = {folder / f"{image_id}{suffix}" for image_id in ids}
+    return [path for path in _outputs(folder, suffix) if path not in mine]
+
+
+def _files_of(folder: Path, suffix: str, ids: Collection[str]) -> list[Path]:
+    """The outputs of the pictures that are there."""
+    paths = (folder / f"{image_id}{suffix}" for image_id in ids)
+    return [path for path in paths if path.is_file()]
 
 
 def _flat(record: Record) -> dict[str, Any]:

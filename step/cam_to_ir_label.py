@@ -13,10 +13,11 @@ from misc.distributed import shard
 from misc.files import up_to_date
 from misc.parallel import map_pictures
 from misc.progress import log
-from misc.provenance import prepare_output
 from misc.pseudo_labels import write_ir_label
+from step.plan import prepare_outputs
 from voc12.source import open_source
 
+STEP = "cam_to_ir_label"
 SUFFIX = ".png"
 
 
@@ -26,15 +27,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     ids = source.id_list(args.train_list).ids
     lineage.require_input(args.cam_out_dir, lineage.cams, args)
     lineage.require_ids(args.cam_out_dir, ".npz", ids, "make_cam")
-    prepare_output(
-        args.ir_label_out_dir,
-        lineage.ir_labels(args),
-        SUFFIX,
-        overwrite=args.overwrite,
-        force=args.force,
-        option="--ir_label_out_dir",
-        lists=lineage.list_facts(args, args.train_list),
-    )
+    prepare_outputs(args, STEP)
     work = [
         (source.devkit.image_path(i), args.cam_out_dir / f"{i}.npz", path)
         for i in shard(ids)

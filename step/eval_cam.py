@@ -1,8 +1,9 @@
 """Step 3: score the class activation maps as label maps (the "seed").
 
-Reads `result/cam/ID.npz` and the SegmentationClass masks of `--eval_list`. Writes nothing; returns
-the seed mIoU at `--cam_eval_thres`. `python -m step.eval_cam --thresholds ...` scores several
-background scores offline from the same maps.
+Reads `result/cam/ID.npz` and the SegmentationClass masks of `--eval_list` (see `step.scoring`).
+Writes nothing; returns the seed mIoU at `--cam_eval_thres`.
+`python -m step.eval_cam --thresholds ...` scores several background scores offline from the same
+maps.
 """
 
 import argparse
@@ -15,22 +16,15 @@ import numpy as np
 from misc import lineage
 from misc.distributed import shard
 from misc.errors import UserError
-from misc.evaluation import (
-    add_picture,
-    describe,
-    evaluation_list,
-    percent,
-    report_segmentation,
-    require_files,
-    show,
-)
+from misc.evaluation import add_picture, percent, show
 from misc.maps_io import CamMaps, load_cam, read_label
 from misc.metrics import ConfusionMatrix, SegmentationScores
 from misc.progress import log, progress
-from voc12.dataset import Devkit
+from step.scoring import Scored, output_path, report_segmentation, scored_pictures
+from voc12.devkit import Devkit
 from voc12.labels import load_classes
-from voc12.lists import IdList
 
+STEP = "eval_cam"
 _SWEEP = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40)
 
 
@@ -38,33 +32,30 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Score the CAMs at one background score.
 
     Returns:
-        See `misc.evaluation.report_segmentation`; also `threshold`.
+        See `step.scoring.report_segmentation`; also `threshold`.
 
     Raises:
-        UserError: a picture of the list has no CAM or no mask, or the two do not fit.
+        UserError: no picture has a CAM and a mask, or the two do not fit.
     """
     lineage.require_input(args.cam_out_dir, lineage.cams, args)
-    pictures = evaluation_list(args)
-    scores = score_cams(args, pictures, [args.cam_eval_thres])[0]
+    scored = scored_pictures(args, STEP)
+    scores = score_cams(args, scored, [args.cam_eval_thres])[0]
     title = f"seed at background score {args.cam_eval_thres}"
-    result = report_segmentation(title, scores, args.class_names, pictures)
+    result = report_segmentation(title, scores, args.class_names, scored)
     return {**result, "threshold": args.cam_eval_thres}
 
 
 def score_cams(
-    args: argparse.Namespace, pictures: IdList, thresholds: Sequence[float]
+    args: argparse.Namespace, scored: Scored, thresholds: Sequence[float]
 ) -> list[SegmentationScores]:
     """Scores at each background score, reading every CAM once."""
     devkit = Devkit(args.voc12_root)
-    masks = {name: devkit.mask_path(name) for name in pictures.ids}
-    cams = {name: args.cam_out_dir / f"{name}.npz" for name in pictures.ids}
-    require_files(masks, "SegmentationClass mask", "choose a list that has masks with --eval_list")
-    require_files(cams, "CAM", f"run make_cam with --infer_list {args.eval_list}")
     confusions = [ConfusionMatrix(args.num_classes + 1) for _ in thresholds]
-    for name in progress(shard(pictures.ids), "eval_cam"):
-        maps, ground_truth = load_cam(cams[name]), read_label(masks[name])
+    for name in progress(shard(scored.ids), STEP):
+        path = output_path(args, STEP, name)
+        maps, ground_truth = load_cam(path), read_label(devkit.mask_path(name))
         for threshold, confusion in zip(thresholds, confusions, strict=True):
-            add_picture(confusion, cam_to_label(maps, threshold), ground_truth, cams[name])
+            add_picture(confusion, cam_to_label(maps, threshold), ground_truth, path)
     for confusion in confusions:
         confusion.reduce()
     return [confusion.compute() for confusion in confusions]
@@ -103,10 +94,11 @@ def main() -> None:
 def sweep(args: argparse.Namespace) -> None:
     """Print the seed mIoU at each of `args.thresholds`, with the list that was scored."""
     args.cache_dir = args.cls_labels = None
+    args.infer_list = args.eval_list
     args.num_classes = len(load_classes(args.classes))
-    pictures = evaluation_list(args)
-    log(f"seed mIoU on {describe(pictures)}")
-    scores = score_cams(args, pictures, args.thresholds)
+    scored = scored_pictures(args, STEP)
+    log(f"seed mIoU on {scored.describe()}")
+    scores = score_cams(args, scored, args.thresholds)
     for threshold, score in zip(args.thresholds, scores, strict=True):
         log(f"  background score {threshold:.2f}: {show(percent(score.miou))} %")
 

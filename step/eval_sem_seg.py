@@ -9,32 +9,30 @@ from typing import Any
 
 from misc import lineage
 from misc.distributed import shard
-from misc.evaluation import add_picture, evaluation_list, report_segmentation, require_files
+from misc.evaluation import add_picture
 from misc.maps_io import read_label
 from misc.metrics import ConfusionMatrix
 from misc.progress import progress
-from voc12.dataset import Devkit
+from step.scoring import output_path, report_segmentation, scored_pictures
+from voc12.devkit import Devkit
+
+STEP = "eval_sem_seg"
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Score the pseudo masks; 255 in a prediction counts as background.
 
     Returns:
-        See `misc.evaluation.report_segmentation`.
+        See `step.scoring.report_segmentation`.
 
     Raises:
-        UserError: a picture of the list has no pseudo mask or no mask, or the two do not fit.
+        UserError: no picture has a pseudo mask and a mask, or the two do not fit.
     """
     lineage.require_input(args.sem_seg_out_dir, lineage.pseudo_masks, args)
-    pictures, devkit = evaluation_list(args), Devkit(args.voc12_root)
-    masks = {name: devkit.mask_path(name) for name in pictures.ids}
-    predictions = {name: args.sem_seg_out_dir / f"{name}.png" for name in pictures.ids}
-    require_files(masks, "SegmentationClass mask", "choose a list that has masks with --eval_list")
-    remedy = f"run make_sem_seg_labels with --infer_list {args.eval_list}"
-    require_files(predictions, "pseudo mask", remedy)
+    scored, devkit = scored_pictures(args, STEP), Devkit(args.voc12_root)
     confusion = ConfusionMatrix(args.num_classes + 1)
-    for name in progress(shard(pictures.ids), "eval_sem_seg"):
-        prediction = read_label(predictions[name])
-        add_picture(confusion, prediction, read_label(masks[name]), predictions[name])
+    for name in progress(shard(scored.ids), STEP):
+        path = output_path(args, STEP, name)
+        add_picture(confusion, read_label(path), read_label(devkit.mask_path(name)), path)
     confusion.reduce()
-    return report_segmentation("mask", confusion.compute(), args.class_names, pictures)
+    return report_segmentation("mask", confusion.compute(), args.class_names, scored)

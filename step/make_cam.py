@@ -1,7 +1,7 @@
 """Step 2: class activation maps of both branches over all scales, fused.
 
-Reads pictures and image labels of all lists and the branches' weights; writes
-`result/cam/ID.npz` with keys (K,), cam (K, ceil(h/4), ceil(w/4)) and high_res (K, h, w).
+Reads pictures and image labels of `--train_list` and `--infer_list`, and the branches' weights;
+writes `result/cam/ID.npz` with keys (K,), cam (K, ceil(h/4), ceil(w/4)) and high_res (K, h, w).
 """
 
 import argparse
@@ -19,14 +19,15 @@ from misc.checkpoint import load_weights
 from misc.distributed import select_device, shard
 from misc.maps_io import load_cam_origin, save_cam
 from misc.progress import log, progress
-from misc.provenance import prepare_output
 from misc.training import autocast, eval_loader
 from net.deit_cam import DeitCam
 from net.resnet_cam import CnnCam
+from step.plan import prepare_outputs
 from step.train_cam import build_cnn, build_deit
 from voc12.dataset import MultiScaleDataset
 from voc12.source import open_source
 
+STEP = "make_cam"
 SUFFIX = ".npz"
 
 
@@ -86,20 +87,10 @@ def picture_cams(
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Write the CAMs of every picture of the training, inference and evaluation list."""
+    """Write the CAMs of every picture of the training and the inference list."""
     source, device = open_source(args), select_device(args.device)
-    lists = (args.train_list, args.infer_list, args.eval_list)
     branches = load_branches(args, device)
-    prepare_output(
-        args.cam_out_dir,
-        lineage.cams(args),
-        SUFFIX,
-        overwrite=args.overwrite,
-        force=args.force,
-        option="--cam_out_dir",
-        lists=lineage.list_facts(args, *lists),
-    )
-    ids = source.ids_of(*lists)
+    (ids,) = prepare_outputs(args, STEP)
     labels = source.image_labels(ids)
     keys = {image_id: np.flatnonzero(labels[image_id]) for image_id in ids}
     left = [

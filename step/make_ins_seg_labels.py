@@ -7,21 +7,20 @@ Reads pictures of `--infer_list`, `result/cam` and `sess/res50_irn.pth`; writes
 import argparse
 from typing import Any
 
-from misc import lineage
 from misc.instances import instances_from_maps
 from misc.maps_io import save_instances
 from misc.progress import log
-from step.make_sem_seg_labels import Output, infer, prepare
+from step.make_sem_seg_labels import infer, prepare
 
+STEP = "make_ins_seg_labels"
 SUFFIX = ".npz"
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Write the instances of the inference list."""
-    output = Output(args.ins_seg_out_dir, lineage.instances(args), SUFFIX)
-    left = prepare(args, {"--ins_seg_out_dir": output})
-    log(f"make_ins_seg_labels: {len(left)} pictures to do")
-    for one in infer(args, left, "make_ins_seg_labels"):
+    left = prepare(args, STEP)
+    log(f"{STEP}: {len(left)} pictures to do")
+    for one in infer(args, left, STEP):
         found = instances_from_maps(
             one.cam,
             one.edge,

@@ -5,7 +5,7 @@ Reads pictures of `--infer_list`, `result/cam` and `sess/res50_irn.pth`; writes 
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,22 +20,16 @@ from misc.distributed import select_device, shard
 from misc.files import atomic_path, up_to_date
 from misc.maps_io import CamMaps, load_cam, write_label
 from misc.progress import log, progress
-from misc.provenance import Record, prepare_output
 from misc.pseudo_labels import propagate_to_label
 from misc.training import autocast, eval_loader
+from net.irn import IRNet
+from step.plan import outputs_of, prepare_outputs
 from step.train_irn import build_model
 from voc12.dataset import MultiScaleDataset
 from voc12.source import open_source
 
+STEP = "make_sem_seg_labels"
 SUFFIX = ".png"
-
-
-class Output(NamedTuple):
-    """A folder of outputs, what makes them, and the suffix of its files."""
-
-    folder: Path
-    record: Record
-    suffix: str
 
 
 class Inference(NamedTuple):
@@ -49,45 +43,41 @@ class Inference(NamedTuple):
     displacement: Tensor
 
 
-def prepare(args: argparse.Namespace, outputs: Mapping[str, Output]) -> list[str]:
+def prepare(args: argparse.Namespace, step: str) -> list[str]:
     """Check the inputs, prepare the output folders, and return the ids that are left to do.
+
+    A picture is done when all its outputs are there and newer than its CAM.
 
     Args:
         args: options.
-        outputs: what is written, by the option that names its folder. A picture is done when all
-            its outputs are there and newer than its CAM.
+        step: the step that is about to run.
     """
-    ids = open_source(args).id_list(args.infer_list).ids
     lineage.require_input(args.irn_weights_name, lineage.irn_training, args)
     lineage.require_input(args.cam_out_dir, lineage.cams, args)
+    ids = open_source(args).id_list(args.infer_list).ids
     lineage.require_ids(args.cam_out_dir, ".npz", ids, "make_cam")
-    lists = lineage.list_facts(args, args.infer_list)
-    for option, (folder, record, suffix) in outputs.items():
-        prepare_output(
-            folder,
-            record,
-            suffix,
-            overwrite=args.overwrite,
-            force=args.force,
-            option=option,
-            lists=lists,
-        )
+    prepare_outputs(args, step)
     return [
         i
         for i in shard(ids)
         if not all(
-            up_to_date(folder / f"{i}{suffix}", args.cam_out_dir / f"{i}.npz")
-            for folder, _, suffix in outputs.values()
+            up_to_date(output.path / f"{i}{output.suffix}", args.cam_out_dir / f"{i}.npz")
+            for output in outputs_of(args, step)
         )
     ]
+
+
+def load_network(args: argparse.Namespace, device: torch.device) -> IRNet:
+    """IRNet with its trained weights."""
+    model = build_model(args, trained=True)
+    load_weights(model, args.irn_weights_name, "irn")
+    return model.to(device).eval()
 
 
 def infer(args: argparse.Namespace, ids: list[str], description: str) -> Iterator[Inference]:
     """Run IRNet on pictures at their original size."""
     device = select_device(args.device)
-    model = build_model(args, trained=True)
-    load_weights(model, args.irn_weights_name, "irn")
-    model = model.to(device).eval()
+    model = load_network(args, device)
     dataset = MultiScaleDataset(open_source(args).devkit, ids, (1.0,))
     for item in progress(eval_loader(dataset, None, args.num_workers), description):
         with autocast(device, args.precision):
@@ -107,15 +97,9 @@ def write_edge(path: Path, edge: Tensor) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Write the pseudo masks and edge maps of the inference list."""
-    left = prepare(
-        args,
-        {
-            "--sem_seg_out_dir": Output(args.sem_seg_out_dir, lineage.pseudo_masks(args), SUFFIX),
-            "--edge_out_dir": Output(args.edge_out_dir, lineage.edges(args), SUFFIX),
-        },
-    )
-    log(f"make_sem_seg_labels: {len(left)} pictures to do")
-    for one in infer(args, left, "make_sem_seg_labels"):
+    left = prepare(args, STEP)
+    log(f"{STEP}: {len(left)} pictures to do")
+    for one in infer(args, left, STEP):
         label = propagate_to_label(
             one.cam,
             one.edge,

@@ -24,10 +24,11 @@ from net.backbone import calibrate_batchnorm
 from net.deit_cam import DeitCam, build_deit_cam
 from net.losses import CamLosses, cam_losses, classification_loss
 from net.resnet_cam import CnnCam, build_cnn_cam
+from step.plan import state_path
 from voc12.dataset import ClassificationDataset, ClassificationEvalDataset
 from voc12.source import open_source
 
-STATE_NAME = "train_cam.state.pth"
+STEP = "train_cam"
 HEAD_FACTOR = 10.0  # learning rate of the classifiers over that of the networks
 _CALIBRATION_BATCHES = 4
 
@@ -119,12 +120,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train both branches, or keep finished weights of the same arguments."""
     source = open_source(args)
     record = lineage.cam_training(args)
-    state_path = args.cam_weights_name.with_name(STATE_NAME)
-    if args.overwrite:
-        state_path.unlink(missing_ok=True)
-    keep = {"overwrite": args.overwrite, "force": args.force}
-    cnn_kept = keep_file(args.cam_weights_name, record, option="--cam_weights_name", **keep)
-    deit_kept = keep_file(args.deit_weights_name, record, option="--deit_weights_name", **keep)
+    cnn_kept, deit_kept = (
+        keep_file(path, record, force=args.force, option=option)
+        for option, path in (
+            ("--cam_weights_name", args.cam_weights_name),
+            ("--deit_weights_name", args.deit_weights_name),
+        )
+    )
     if cnn_kept and deit_kept:
         return {}
     for path, kept in ((args.cam_weights_name, cnn_kept), (args.deit_weights_name, deit_kept)):
@@ -142,7 +144,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         write_record(path, record, lists, {"history": training.history})
         save_checkpoint(path, training.models[name].state_dict())
         log(f"wrote {path}")
-    state_path.unlink(missing_ok=True)
+    training.state_path.unlink(missing_ok=True)
     return {"epochs": training.history}
 
 
@@ -188,7 +190,7 @@ def _prepare(args: argparse.Namespace, ids: tuple[str, ...], fingerprint: str) -
         optimisers=optimisers,
         step=step,
         device=device,
-        state_path=args.cam_weights_name.with_name(STATE_NAME),
+        state_path=state_path(args, STEP),
         fingerprint=fingerprint,
         num_workers=args.num_workers,
         after_epoch=lambda epoch: validate(args, models, device),

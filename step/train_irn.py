@@ -30,10 +30,11 @@ from misc.training import Training, autocast, eval_loader, fit_batch
 from net.backbone import Backbone, build_backbone, calibrate_batchnorm, load_backbone
 from net.irn import GRID_STRIDE, IRNet
 from net.losses import IrnLosses, irn_losses
+from step.plan import state_path
 from voc12.dataset import PairDataset, TopLeftDataset
 from voc12.source import open_source
 
-STATE_NAME = "train_irn.state.pth"
+STEP = "train_irn"
 DISPLACEMENT_FACTOR = 10.0  # learning rate of the displacement layers over that of the edge layers
 
 
@@ -81,16 +82,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     lineage.require_input(args.ir_label_out_dir, lineage.ir_labels, args)
     lineage.require_ids(args.ir_label_out_dir, ".png", ids, "cam_to_ir_label")
     record = lineage.irn_training(args)
-    state_path = args.irn_weights_name.with_name(STATE_NAME)
-    if args.overwrite:
-        state_path.unlink(missing_ok=True)
-    if keep_file(
-        args.irn_weights_name,
-        record,
-        overwrite=args.overwrite,
-        force=args.force,
-        option="--irn_weights_name",
-    ):
+    if keep_file(args.irn_weights_name, record, force=args.force, option="--irn_weights_name"):
         return {}
     training, model = _prepare(args, ids, record.fingerprint)
     training.run()
@@ -100,7 +92,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_record(args.irn_weights_name, record, lists, {"history": training.history})
     save_checkpoint(args.irn_weights_name, model.state_dict())
     log(f"wrote {args.irn_weights_name}")
-    state_path.unlink(missing_ok=True)
+    training.state_path.unlink(missing_ok=True)
     return {"epochs": training.history}
 
 
@@ -144,7 +136,7 @@ def _prepare(
         optimisers={"irn": optimiser},
         step=step,
         device=device,
-        state_path=args.irn_weights_name.with_name(STATE_NAME),
+        state_path=state_path(args, STEP),
         fingerprint=fingerprint,
         num_workers=args.num_workers,
     )

@@ -34,6 +34,7 @@ def args(tmp_path: Path) -> Namespace:
     return Namespace(
         voc12_root=root,
         eval_list=str(root / "mine.txt"),
+        infer_list=str(root / "mine.txt"),
         cache_dir=None,
         classes=None,
         cls_labels=None,
@@ -66,11 +67,11 @@ def test_masks_by_hand(args: Namespace, capsys: pytest.CaptureFixture[str]) -> N
     assert result["background_fn"] == pytest.approx(100 / 11)
     assert result["foreground_fp"] == pytest.approx(100 * (1 / 4 + 0) / 2)
     assert result["foreground_fn"] == pytest.approx(100 * (0 + 1 / 2) / 2)
-    assert (result["list"], result["pictures"]) == ("mine", 2)
+    assert (result["list"], result["pictures"], result["list_pictures"]) == ("mine", 2, 2)
     json.dumps(result, allow_nan=False)
     line = capsys.readouterr().out
     assert "mIoU 68.94 %" in line
-    assert "list mine (2 pictures" in line
+    assert "on 2 of 2 pictures of list mine" in line
     assert "mine.txt" in line
 
 
@@ -134,7 +135,7 @@ def test_instances_by_hand(args: Namespace, capsys: pytest.CaptureFixture[str]) 
     result = eval_ins_seg.run(args)
     assert result["ap"] == {"cat": pytest.approx(50), "dog": pytest.approx(100), "cow": None}
     assert result["ap50"] == pytest.approx(75)
-    assert "list mine (2 pictures" in capsys.readouterr().out
+    assert "on 2 of 2 pictures of list mine" in capsys.readouterr().out
 
 
 def test_ins_seg_class_outside_the_list_is_explained(args: Namespace) -> None:
@@ -149,19 +150,40 @@ IDS = [step.__name__.rsplit(".", 1)[1] for step in WRITERS]
 
 
 @pytest.mark.parametrize("step", WRITERS, ids=IDS)
-def test_missing_predictions_are_counted(args: Namespace, step: object) -> None:
+def test_without_any_prediction_there_is_nothing_to_score(args: Namespace, step: object) -> None:
     for folder in (args.cam_out_dir, args.sem_seg_out_dir, args.ins_seg_out_dir):
         folder.mkdir(exist_ok=True)
-    with pytest.raises(UserError, match=r"2 of 2 pictures have no .*p\.1\.(npz|png).*run make_"):
+    with pytest.raises(UserError, match=r"has nothing to score: .*mine\.txt.*run make_"):
         step.run(args)
 
 
 @pytest.mark.parametrize("step", WRITERS, ids=IDS)
-def test_missing_masks_are_counted(args: Namespace, step: object) -> None:
+def test_pictures_without_mask_are_left_out_and_counted(
+    args: Namespace, capsys: pytest.CaptureFixture[str], step: object
+) -> None:
     WRITERS[step](args)
     (args.voc12_root / "SegmentationClass" / "2007_000032.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 .*SegmentationClass.*2007_000032.*--eval_list"):
-        step.run(args)
+    result = step.run(args)
+    assert (result["pictures"], result["list_pictures"]) == (1, 2)
+    assert "on 1 of 2 pictures of list mine" in capsys.readouterr().out
+    # Of p.1 alone: no true dog is left.
+    assert not result.get("iou", result.get("ap"))["dog"]
+
+
+@pytest.mark.parametrize("step", WRITERS, ids=IDS)
+def test_the_inference_list_is_scored_where_the_evaluation_list_has_nothing(
+    args: Namespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], step: object
+) -> None:
+    WRITERS[step](args)
+    expected = step.run(args)
+    args.eval_list = str(tmp_path / "other.txt")
+    Path(args.eval_list).write_text("absent\n")
+    capsys.readouterr()
+    assert step.run(args) == expected
+    told = capsys.readouterr().out
+    assert "no picture of list other (1 pictures" in told
+    assert "scored is the inference list mine" in told
+    assert "on 2 of 2 pictures of list mine" in told
 
 
 @pytest.mark.parametrize("step", WRITERS, ids=IDS)

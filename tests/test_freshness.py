@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from pipeline import TRAIN_IDS, copy_of, log_of, metrics, output, run, times
 
 from misc.files import up_to_date
-from misc.readiness import readiness_problems
+from step.checks import readiness_problems
 
 INFERENCE = ("--steps", "make_cam,make_sem_seg_labels,eval_sem_seg")
 

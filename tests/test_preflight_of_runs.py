@@ -15,6 +15,7 @@ from pipeline import (
     WEIGHTS,
     copy_of,
     equal_weights,
+    log_of,
     metrics,
     output,
     run,
@@ -88,10 +89,16 @@ def test_all_problems_are_told_at_once_and_nothing_is_written(
     ],
 )
 def test_only_what_the_steps_need_is_checked(
-    devkit: Devkit, tmp_path: Path, capsys: pytest.CaptureFixture, steps: str, count: int
+    devkit: Devkit,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    steps: str,
+    count: int,
 ) -> None:
     spoil(devkit)
-    error = refused(capsys, devkit.root, tmp_path / "work", "--steps", steps)
+    work = copy_of(finished, tmp_path / "work")
+    error = refused(capsys, devkit.root, work, "--steps", steps)
     assert f"Nothing was started, {count} problem" in error
 
 
@@ -106,18 +113,34 @@ def test_unusable_lists_are_told_together_with_the_rest(
     assert f"'{TRAIN_IDS[0]}' has no" in error
 
 
-def test_pictures_that_are_scored_must_be_made(
-    sample: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_steps_that_would_score_nothing_are_refused_by_name_and_else_left_out(
+    devkit: Devkit, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    error = refused(capsys, sample, tmp_path, eval_list="val")
-    assert "nothing to score (2)" in error
-    mask = output(tmp_path, "sem_seg", VAL_IDS[0])
-    assert f"eval_sem_seg needs {mask} (and 1 more of --eval_list val)" in error
-    # Masks that are there already may be scored.
+    for image_id in TRAIN_IDS:
+        devkit.mask_path(image_id).unlink()
     work = copy_of(finished, tmp_path / "work")
-    steps = ("--steps", "make_sem_seg_labels,eval_sem_seg")
-    one = write_list(tmp_path / "one.txt", TRAIN_IDS[:1])
-    assert run(sample, work, *steps, "--force", infer_list=one, eval_list="train") == 0
+    error = refused(capsys, devkit.root, work, "--steps", "eval_cam,eval_sem_seg")
+    assert "nothing to score (2)" in error
+    assert "no picture of --eval_list train or --infer_list train has both CAM in" in error
+    assert run(devkit.root, work) == 0
+    text = log_of(work)
+    for step in ("eval_cam", "eval_ins_seg", "eval_sem_seg"):
+        assert f"left out: {step} has nothing to score" in text
+    assert metrics(work)["mask_miou"] is None
+
+
+def test_the_inference_list_is_scored_where_the_evaluation_list_has_no_output(
+    sample: Path, finished: Path, tmp_path: Path
+) -> None:
+    work = copy_of(finished, tmp_path / "work")
+    assert run(sample, work, eval_list="val") == 0
+    again, before = metrics(work), metrics(finished)
+    assert again["mask_miou"] == before["mask_miou"]
+    assert again["steps"]["eval_sem_seg"]["list"] == "train"
+    text = log_of(work)
+    for step in ("eval_cam", "eval_ins_seg", "eval_sem_seg"):
+        assert f"{step}: no picture of list val (2 pictures" in text
+    assert text.count("on 6 of 6 pictures of list train") == 4  # three lines and the table
 
 
 @pytest.mark.parametrize(

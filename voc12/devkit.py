@@ -1,6 +1,5 @@
 """Where the files of a PASCAL VOC devkit, or of a data set laid out like one, lie."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +34,7 @@ class Devkit:
     def image_stems(self) -> set[str]:
         """Names without suffix of the files in JPEGImages itself; none if there is no folder."""
         folder = self.root / IMAGE_FOLDER
-        names = os.listdir(folder) if folder.is_dir() else []
-        return {name.rpartition(".")[0] for name in names}
+        return {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
 
     def mask_path(self, image_id: str) -> Path | None:
         """SegmentationClass/ID.png, else SegmentationClassAug/ID.png, None if neither exists."""

@@ -1,7 +1,7 @@
 """Lists of picture ids: read from a file, shipped, or derived from what the devkit holds.
 
-The lists of PASCAL VOC 2012 (`train.txt`, `val.txt`, `train_aug.txt`) lie beside this file. They are
-meant for that data set: in a devkit with other pictures their names are looked up or derived.
+The lists of PASCAL VOC 2012 (`train.txt`, `val.txt`, `train_aug.txt`) lie beside this file and are
+meant for that data set: for a devkit with other pictures their names are looked up or derived.
 """
 
 import hashlib

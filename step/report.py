@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from misc.distributed import is_main_process, select_device
+from misc.errors import UserError
 from misc.files import read_json, write_json
 from misc.options import STEP_NAMES
 from misc.progress import log
+from misc.provenance import read_record
 from misc.seed import run_facts
-from voc12.needs import SCORING_STEPS
+from step.plan import outputs_of
+from step.scoring import SCORING_STEPS, find_scored
 from voc12.source import open_source
 
 _NOT_ARGUMENTS = ("data_source",)
@@ -21,8 +24,9 @@ class Report:
     """Results by step, written to `result/metrics.json` after every step.
 
     Steps before the first one of this run, whose outputs are the inputs of this run, and steps
-    that find everything done keep their entries of the metrics.json that is there; `carried_over`
-    names them.
+    that find everything done keep their entries of the metrics.json that is there, as long as they
+    are about what is there now: the same weights and folders, and for scores the same list and
+    threshold. `carried_over` names them.
 
     Args:
         args: the options of the run.
@@ -38,22 +42,39 @@ class Report:
         self._results: dict[str, dict[str, Any]] = {}
         self._seconds: dict[str, float] = {}
         self._memory: dict[str, dict[str, int]] = {}
+        self._identities: dict[str, dict[str, Any]] = {}
 
     def _read_previous(self) -> dict[str, Any]:
-        """The metrics.json that is there, if it is of the same evaluation list and classes."""
-        if not self.path.is_file():
-            return {}
-        previous = read_json(self.path)
+        """The metrics.json that is there, if it is of the same data and classes."""
+        previous = read_json(self.path) if self.path.is_file() else {}
+        if not isinstance(previous, dict):
+            raise UserError(f"{self.path} is not what this program writes; move it away.")
         same = all(
             previous.get("arguments", {}).get(name) == _plain(getattr(self.args, name))
-            for name in ("voc12_root", "eval_list", "class_names")
+            for name in ("voc12_root", "class_names")
         )
         return previous if same else {}
 
     def _carried(self, part: str) -> dict[str, Any]:
         """Entries of earlier steps in a part (`steps`, `seconds`, ..) of the previous file."""
-        entries = self._previous.get(part, {})
-        return {step: entries[step] for step in self._earlier if step in entries}
+        entries, known = self._previous.get(part, {}), self._previous.get("identities", {})
+        return {
+            step: entries[step]
+            for step in self._earlier
+            if step in entries and step in known and known[step] == self._identity(step)
+        }
+
+    def _identity(self, step: str) -> dict[str, Any]:
+        """What an entry is about, so that it is not shown beside something else."""
+        if step not in SCORING_STEPS:
+            outputs = outputs_of(self.args, step)
+            return {output.option: _fingerprint(output.path) for output in outputs}
+        scored = find_scored(self.args, step)
+        return {
+            "scored": _fingerprint(getattr(self.args, SCORING_STEPS[step].folder)),
+            "threshold": self.args.cam_eval_thres if step == "eval_cam" else None,
+            **(scored.facts() if scored else {}),
+        }
 
     def add(
         self, step: str, result: dict[str, Any], seconds: float, memory: dict[str, int]
@@ -62,6 +83,7 @@ class Report:
 
         A step that only kept what was there keeps its earlier entry, too.
         """
+        self._identities[step] = self._identity(step)
         made_nothing = not result or result.get("made") == 0
         if made_nothing and step in self._previous.get("steps", {}):
             self._earlier += (step,)
@@ -93,6 +115,7 @@ class Report:
             "steps": {**self._carried("steps"), **self._results},
             "carried_over": sorted(self._carried("steps")),
             "eval_list": self._eval_list(),
+            "identities": {**self._carried("identities"), **self._identities},
             "arguments": {name: _plain(value) for name, value in arguments.items()},
             "seed": self.args.seed,
             "seconds": {**self._carried("seconds"), **self._seconds},
@@ -111,17 +134,22 @@ class Report:
         return {"name": pictures.name, "source": pictures.source, "sha256": pictures.sha256}
 
     def log_table(self) -> None:
-        """Log seed and mask IoU per class, and the means."""
-        columns = {
-            "seed": self._scores("eval_cam"),
-            "mask": self._scores("eval_sem_seg"),
-        }
+        """Log seed and mask IoU per class and the means, a table for every set of pictures."""
+        columns = {"seed": self._scores("eval_cam"), "mask": self._scores("eval_sem_seg")}
         columns = {name: scores for name, scores in columns.items() if scores}
-        if not columns:
-            return
+        for pictures in dict.fromkeys(map(_pictures_of, columns.values())):
+            same = {n: scores for n, scores in columns.items() if _pictures_of(scores) == pictures}
+            self._log_table(same)
+        instances = self._scores("eval_ins_seg")
+        if instances:
+            log(f"instance AP at IoU 0.5: {_cell(instances['ap50']).strip()} %")
+
+    def _log_table(self, columns: dict[str, dict[str, Any]]) -> None:
         names = ["background", *self.args.class_names]
         width = max(map(len, [*names, "class"]))
-        log(f"IoU in % on list {self.args.eval_list}")
+        first = next(iter(columns.values()))
+        of = f"{first['pictures']} of {first['list_pictures']} pictures of list {first['list']}"
+        log(f"IoU in % on {of}")
         log("  ".join([f"{'class':<{width}}", *(f"{name:>6}" for name in columns)]))
         for name in names:
             values = [scores["iou"].get(name) for scores in columns.values()]
@@ -129,9 +157,16 @@ class Report:
                 log("  ".join([f"{name:<{width}}", *map(_cell, values)]))
         means = [scores["miou"] for scores in columns.values()]
         log("  ".join([f"{'mean':<{width}}", *map(_cell, means)]))
-        instances = self._scores("eval_ins_seg")
-        if instances:
-            log(f"instance AP at IoU 0.5: {_cell(instances['ap50']).strip()} %")
+
+
+def _pictures_of(scores: dict[str, Any]) -> tuple[Any, ...]:
+    """What a score is about; scores stand side by side only if this is equal."""
+    return tuple(scores[name] for name in ("list", "list_sha256", "list_pictures", "pictures"))
+
+
+def _fingerprint(target: Path) -> str | None:
+    record = read_record(target)
+    return None if record is None else record.fingerprint
 
 
 def _cell(value: float | None) -> str:

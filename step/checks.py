@@ -1,0 +1,217 @@
+"""Whether the chosen steps could run to their end: data, networks, weights, what is overwritten.
+
+Looked at before anything is computed or removed; all problems are told at once.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from misc.consistency import CAM_BACKBONE
+from misc.crf import require_densecrf
+from misc.errors import UserError
+from misc.progress import log
+from step import make_cam, make_sem_seg_labels, train_cam, train_irn
+from step.plan import outputs_of, overwrite_problems
+from step.scoring import SCORING_STEPS, Scored, find_scored, nothing_to_score
+from voc12.devkit import IMAGE_FOLDER
+from voc12.preflight import find_problems, require_no_problems
+from voc12.source import NO_LIST, open_source
+
+_TRAIN_LIST_STEPS = {"train_cam", "make_cam", "cam_to_ir_label", "train_irn"}
+INFER_LIST_STEPS = {"make_cam", "train_irn", "make_ins_seg_labels", "make_sem_seg_labels"}
+_TRAINING_STEPS = ("train_cam", "train_irn")
+_CPU = torch.device("cpu")
+
+
+def settle_eval_list(args: Namespace) -> None:
+    """Score the inference list where the data set has none of the name of `--eval_list`.
+
+    That is so for own data: the default is the list `train` of VOC.
+    """
+    source = open_source(args)
+    if Path(args.eval_list).is_file():
+        return
+    try:
+        source.id_list(args.eval_list)
+    except UserError:
+        log(
+            f"there is no list {args.eval_list} (--eval_list): of --infer_list {args.infer_list} "
+            "is scored what has masks."
+        )
+        args.eval_list = args.infer_list
+
+
+def require_root(args: Namespace) -> None:
+    """Stop when there are no pictures at all, with a hint where they may be.
+
+    Raises:
+        UserError: `--voc12_root` or its JPEGImages does not exist.
+    """
+    source = open_source(args)
+    if not (source.devkit.root / IMAGE_FOLDER).is_dir():
+        require_no_problems(find_problems(source.devkit, source.classes, ("any",)))
+
+
+def check(args: Namespace, steps: tuple[str, ...]) -> tuple[str, ...]:
+    """Check everything that the steps need.
+
+    Returns:
+        The steps that can run: those that would have nothing to score are left out with a line in
+        the log, unless `--steps` names them.
+
+    Raises:
+        UserError: lists every problem.
+    """
+    require_root(args)
+    settle_eval_list(args)
+    problems: list[str] = []
+    lists = _Lists(args, set(steps), problems)
+    scored, steps = _scorable_steps(args, steps, lists, problems)
+    problems += _data_problems(args, set(steps), lists, scored)
+    problems += _missing_weights(args, steps) + readiness_problems(args, steps)
+    if args.overwrite and not problems:
+        problems += overwrite_problems(args, steps)
+    require_no_problems(problems)
+    return steps
+
+
+class _Lists:
+    """The ids of the lists that the steps read; a list that nothing reads is empty."""
+
+    def __init__(self, args: Namespace, steps: set[str], problems: list[str]) -> None:
+        self._args, self._problems = args, problems
+        validated = "train_cam" in steps and args.val_list != NO_LIST
+        self.train = self._ids(args.train_list, bool(steps & _TRAIN_LIST_STEPS))
+        self.val = self._ids(args.val_list, validated)
+        self.infer = self._ids(args.infer_list, bool(steps & INFER_LIST_STEPS))
+
+    def _ids(self, name: str, needed: bool) -> tuple[str, ...]:
+        if not needed:
+            return ()
+        try:
+            found = open_source(self._args).id_list(name).ids
+        except UserError as error:
+            text = f"unusable list: {error}"
+            if name == self._args.val_list != self._args.train_list:
+                text = f"{text.rstrip('.')}; or go without validation: --val_list {NO_LIST}."
+            self._problems += [text] if text not in self._problems else []
+            return ()
+        if not found:
+            self._problems.append(f"unusable list: {name} is empty; name a list of pictures")
+        return found
+
+
+def _scorable_steps(
+    args: Namespace, steps: tuple[str, ...], lists: _Lists, problems: list[str]
+) -> tuple[dict[str, Scored], tuple[str, ...]]:
+    """What each scoring step will score, and the steps without those that would score nothing."""
+    scored: dict[str, Scored] = {}
+    devkit = open_source(args).devkit
+    if args.steps is None and not devkit.has_masks():
+        dropped = [step for step in steps if step in SCORING_STEPS]
+        steps = tuple(step for step in steps if step not in dropped)
+        if dropped:
+            log(f"{devkit.root} has no SegmentationClass folder: {', '.join(dropped)} left out.")
+    for step in SCORING_STEPS:
+        if step not in steps:
+            continue
+        maker = SCORING_STEPS[step].maker
+        ids = (*lists.train, *lists.infer) if maker == "make_cam" else lists.infer
+        try:
+            found = find_scored(args, step, ids if maker in steps else ())
+        except UserError as error:
+            text = f"unusable list: {error}"
+            problems += [text] if text not in problems else []
+            continue
+        if found is not None:
+            scored[step] = found
+        elif args.steps is not None:
+            problems.append(f"nothing to score: {nothing_to_score(args, step)}")
+        else:
+            steps = tuple(name for name in steps if name != step)
+            log(f"left out: {nothing_to_score(args, step)}")
+    return scored, steps
+
+
+def _data_problems(
+    args: Namespace, steps: set[str], lists: _Lists, scored: dict[str, Scored]
+) -> list[str]:
+    """What is wrong with pictures, image labels and masks."""
+    source = open_source(args)
+    labelled = {
+        "train_cam": (*lists.train, *lists.val),
+        "make_cam": (*lists.train, *lists.infer),
+    }
+    instances = scored.get("eval_ins_seg")
+    return find_problems(
+        source.devkit,
+        source.classes,
+        image_ids=dict.fromkeys((*lists.train, *lists.val, *lists.infer)),
+        mask_ids=dict.fromkeys(i for one in scored.values() for i in one.ids),
+        object_mask_ids=instances.ids if instances else (),
+        label_ids=dict.fromkeys(i for step in labelled if step in steps for i in labelled[step]),
+        cls_labels=source.cls_labels,
+    )
+
+
+def _missing_weights(args: Namespace, steps: tuple[str, ...]) -> list[str]:
+    """Local weight files that steps of this run will read, maybe hours later."""
+    named = {"train_cam": ("cnn_weights", "vit_weights"), "train_irn": ("irn_backbone_weights",)}
+    options = [option for step, options in named.items() if step in steps for option in options]
+    paths = {option: getattr(args, option) for option in options}
+    return [
+        f"missing weights: --{option} {path} does not exist"
+        for option, path in paths.items()
+        if path not in (None, CAM_BACKBONE) and not Path(path).is_file()
+    ]
+
+
+def readiness_problems(args: Namespace, steps: tuple[str, ...]) -> list[str]:
+    """Try everything that steps of this run build, load or import later.
+
+    Training whose weights are there already will keep them and needs nothing; what reads them does.
+    ImageNet weights that are not here yet are downloaded now.
+
+    Returns:
+        Problems as `kind: what and remedy`, none if all is well.
+    """
+    return [
+        f"unusable {what}: {error}"
+        for what, attempt in _attempts(args, steps)
+        if (error := _failure(attempt)) is not None
+    ]
+
+
+def _failure(attempt: Callable[[], object]) -> UserError | None:
+    try:
+        attempt()
+    except UserError as error:
+        return error
+    return None
+
+
+def _attempts(
+    args: Namespace, steps: tuple[str, ...]
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What is tried, in words and as a function."""
+    trained = {step for step in _TRAINING_STEPS if step in steps and _trains(args, step)}
+    if "train_cam" in trained:
+        yield "CNN branch", lambda: train_cam.build_cnn(args)
+        yield "transformer branch", lambda: train_cam.build_deit(args)
+    elif "make_cam" in steps:
+        yield "weights", lambda: make_cam.load_branches(args, _CPU)
+    if "cam_to_ir_label" in steps:
+        yield "dense CRF", require_densecrf
+    if "train_irn" in trained:
+        later = args.irn_backbone_weights == CAM_BACKBONE  # those are still to be trained
+        yield "IRNet", lambda: train_irn.build_model(args, trained=later)
+    elif {"make_ins_seg_labels", "make_sem_seg_labels"}.intersection(steps):
+        yield "weights", lambda: make_sem_seg_labels.load_network(args, _CPU)
+
+
+def _trains(args: Namespace, step: str) -> bool:
+    """Whether a training step will not just keep the weights that are there."""
+    return args.overwrite or not all(out.path.is_file() for out in outputs_of(args, step))

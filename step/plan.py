@@ -1,0 +1,150 @@
+"""What every step writes: files, the ids they belong to, and the record of what makes them."""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from misc import lineage
+from misc.progress import log
+from misc.provenance import (
+    Record,
+    check_removal,
+    prepare_output,
+    read_record,
+    remove_file,
+    remove_outputs,
+)
+from voc12.source import open_source
+
+
+class Output(NamedTuple):
+    """Something that a step writes.
+
+    Attributes:
+        option: the command line option that names it.
+        path: the folder of the pictures' files, or a weight file.
+        record: what makes it with the current arguments.
+        suffix: of the pictures' files; None for a weight file.
+        lists: the options whose lists have a file each.
+    """
+
+    option: str
+    path: Path
+    record: Callable[[Namespace], Record]
+    suffix: str | None = None
+    lists: tuple[str, ...] = ()
+
+    def ids(self, args: Namespace) -> tuple[str, ...]:
+        """Ids of the pictures that get a file."""
+        return open_source(args).ids_of(*(getattr(args, name) for name in self.lists))
+
+
+class _Folder(NamedTuple):
+    option: str
+    record: Callable[[Namespace], Record]
+    suffix: str
+    lists: tuple[str, ...]
+
+
+_WEIGHTS: dict[str, dict[str, Callable[[Namespace], Record]]] = {
+    "train_cam": {
+        "cam_weights_name": lineage.cam_training,
+        "deit_weights_name": lineage.cam_training,
+    },
+    "train_irn": {"irn_weights_name": lineage.irn_training},
+}
+_STATES = {
+    "train_cam": ("cam_weights_name", "train_cam.state.pth"),
+    "train_irn": ("irn_weights_name", "train_irn.state.pth"),
+}
+_FOLDERS = {
+    "make_cam": (_Folder("cam_out_dir", lineage.cams, ".npz", ("train_list", "infer_list")),),
+    "cam_to_ir_label": (_Folder("ir_label_out_dir", lineage.ir_labels, ".png", ("train_list",)),),
+    "make_ins_seg_labels": (
+        _Folder("ins_seg_out_dir", lineage.instances, ".npz", ("infer_list",)),
+    ),
+    "make_sem_seg_labels": (
+        _Folder("sem_seg_out_dir", lineage.pseudo_masks, ".png", ("infer_list",)),
+        _Folder("edge_out_dir", lineage.edges, ".png", ("infer_list",)),
+    ),
+}
+
+
+def outputs_of(args: Namespace, step: str) -> tuple[Output, ...]:
+    """Everything that a step writes; nothing for the scoring steps."""
+    files = (
+        Output(f"--{name}", getattr(args, name), record)
+        for name, record in _WEIGHTS.get(step, {}).items()
+    )
+    folders = (
+        Output(f"--{option}", getattr(args, option), record, suffix, lists)
+        for option, record, suffix, lists in _FOLDERS.get(step, ())
+    )
+    return (*files, *folders)
+
+
+def prepare_outputs(args: Namespace, step: str) -> list[tuple[str, ...]]:
+    """Make the output folders of a step ready; returns the ids that each of them serves.
+
+    Raises:
+        UserError: a folder holds outputs of something else.
+    """
+    served = []
+    for output in outputs_of(args, step):
+        served.append(ids := output.ids(args))
+        prepare_output(
+            output.path,
+            output.record(args),
+            output.suffix,
+            ids,
+            force=args.force,
+            option=output.option,
+            lists=lineage.list_facts(args, *(getattr(args, name) for name in output.lists)),
+        )
+    return served
+
+
+def state_path(args: Namespace, step: str) -> Path:
+    """Where a training step keeps what it resumes from."""
+    option, name = _STATES[step]
+    return getattr(args, option).with_name(name)
+
+
+def overwrite_problems(args: Namespace, steps: Iterable[str]) -> list[str]:
+    """What forbids to remove the outputs of the chosen steps.
+
+    Only what has a record of ours is ever removed, and only for the pictures of the current lists.
+    Other pictures' files stay, so they must be what the current arguments make, too.
+
+    Returns:
+        Problems as `kind: what and remedy`, none if all is well.
+    """
+    problems, changed = [], False
+    for step in steps:
+        for output in outputs_of(args, step):
+            expected, recorded = output.record(args), read_record(output.path)
+            changed |= recorded is not None and bool(expected.differences(recorded))
+            ids = output.ids(args) if output.suffix else None
+            problem = check_removal(
+                output.path, expected.step, output.option, output.suffix, ids, changed
+            )
+            problems += [f"not to be overwritten: {problem}"] if problem else []
+    return problems
+
+
+def remove_before(args: Namespace, steps: Iterable[str]) -> None:
+    """Remove the outputs of all chosen steps, so that the same command can go on if interrupted.
+
+    Call it when everything that the steps need is known to be usable, see `overwrite_problems`.
+    """
+    for step in steps:
+        for output in outputs_of(args, step):
+            if output.suffix is None:
+                count = remove_file(output.path)
+            else:
+                count = remove_outputs(output.path, output.suffix, output.ids(args))
+            if count:
+                log(f"--overwrite: removed {count} file(s) of {step}: {output.path}")
+        if step in _STATES:
+            state_path(args, step).unlink(missing_ok=True)

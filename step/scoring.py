@@ -1,0 +1,169 @@
+"""Which pictures a scoring step scores, and how it tells the scores.
+
+Scored is the part of `--eval_list` that has both an output and ground truth, whatever list the
+outputs were made for. Where that part is empty, the inference list is scored instead.
+"""
+
+import argparse
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from misc.errors import UserError
+from misc.evaluation import by_class, describe, percent, show
+from misc.metrics import SegmentationScores, nan_mean
+from misc.progress import log
+from voc12.devkit import Devkit
+from voc12.lists import IdList
+from voc12.source import open_source
+
+
+class ScoringStep(NamedTuple):
+    """What a step scores.
+
+    Attributes:
+        maker: the step that makes the outputs.
+        folder: the option that names their folder, without dashes.
+        suffix: of their files.
+        what: an output in words.
+        objects: whether SegmentationObject masks are needed beside those of SegmentationClass.
+    """
+
+    maker: str
+    folder: str
+    suffix: str
+    what: str
+    objects: bool = False
+
+
+SCORING_STEPS = {
+    "eval_cam": ScoringStep("make_cam", "cam_out_dir", ".npz", "CAM"),
+    "eval_ins_seg": ScoringStep(
+        "make_ins_seg_labels", "ins_seg_out_dir", ".npz", "instances", objects=True
+    ),
+    "eval_sem_seg": ScoringStep("make_sem_seg_labels", "sem_seg_out_dir", ".png", "pseudo mask"),
+}
+
+
+class Scored(NamedTuple):
+    """The pictures of a list that can be scored.
+
+    Attributes:
+        pictures: the list.
+        ids: those of its pictures that have an output and ground truth; at least one.
+    """
+
+    pictures: IdList
+    ids: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Name what was scored, so that no score stands without its split."""
+        of_list = f"{len(self.pictures)} pictures of list {self.pictures.name}"
+        return f"{len(self.ids)} of {of_list} ({self.pictures.source})"
+
+    def facts(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {
+            "list": self.pictures.name,
+            "list_sha256": self.pictures.sha256,
+            "list_pictures": len(self.pictures),
+            "pictures": len(self.ids),
+        }
+
+
+def find_scored(
+    args: argparse.Namespace, step: str, to_be_made: Collection[str] = ()
+) -> Scored | None:
+    """The pictures that a scoring step can score.
+
+    Args:
+        args: options.
+        step: a key of `SCORING_STEPS`.
+        to_be_made: ids that will have an output when the step runs.
+
+    Returns:
+        Pictures of the evaluation list, or of the inference list when none of the former can be
+        scored; None when there are none of these either.
+    """
+    source, made = open_source(args), set(to_be_made)
+    for name in dict.fromkeys((args.eval_list, args.infer_list)):
+        pictures = source.id_list(name)
+        ids = tuple(
+            i
+            for i in pictures.ids
+            if (i in made or output_path(args, step, i).is_file())
+            and _has_truth(source.devkit, i, SCORING_STEPS[step].objects)
+        )
+        if ids:
+            return Scored(pictures, ids)
+    return None
+
+
+def scored_pictures(args: argparse.Namespace, step: str) -> Scored:
+    """The pictures that a scoring step scores now; see `find_scored`.
+
+    Raises:
+        UserError: there are none.
+    """
+    scored, wanted = find_scored(args, step), open_source(args).id_list(args.eval_list)
+    if scored is None:
+        raise UserError(nothing_to_score(args, step))
+    if scored.pictures.ids != wanted.ids:
+        what = SCORING_STEPS[step].what
+        log(
+            f"{step}: no picture of {describe(wanted)} has {what} and ground truth; scored is the "
+            f"inference list {scored.pictures.name}."
+        )
+    return scored
+
+
+def nothing_to_score(args: argparse.Namespace, step: str) -> str:
+    """Why a scoring step has nothing to do, and what helps."""
+    maker, folder, _, what, objects = SCORING_STEPS[step]
+    truth = "masks in SegmentationClass and SegmentationObject" if objects else "a mask"
+    return (
+        f"{step} has nothing to score: no picture of --eval_list {args.eval_list} or --infer_list "
+        f"{args.infer_list} has both {what} in {getattr(args, folder)} and {truth} in "
+        f"{args.voc12_root}; run {maker} with --infer_list LIST for a list that has masks, or name "
+        "one that has outputs with --eval_list."
+    )
+
+
+def output_path(args: argparse.Namespace, step: str, image_id: str) -> Path:
+    """The file that a scoring step scores for a picture."""
+    scoring = SCORING_STEPS[step]
+    return getattr(args, scoring.folder) / f"{image_id}{scoring.suffix}"
+
+
+def _has_truth(devkit: Devkit, image_id: str, objects: bool) -> bool:
+    if objects and not devkit.object_mask_path(image_id).is_file():
+        return False
+    return devkit.mask_path(image_id) is not None
+
+
+def report_segmentation(
+    title: str, scores: SegmentationScores, class_names: Sequence[str], scored: Scored
+) -> dict[str, Any]:
+    """Log a line and return the scores for JSON.
+
+    Returns:
+        In percent, None where undefined: `miou`, the mean over the classes that occur; `iou` by
+        class name, background first; FP and FN (shares of the union) of the background and their
+        mean over the foreground classes. Beside them what was scored, see `Scored.facts`.
+    """
+    fp, fn = scores.false_positive, scores.false_negative
+    result = {
+        "miou": percent(scores.miou),
+        "iou": by_class(["background", *class_names], scores.iou),
+        "background_fp": percent(fp[0]),
+        "background_fn": percent(fn[0]),
+        "foreground_fp": percent(nan_mean(fp[1:])),
+        "foreground_fn": percent(nan_mean(fn[1:])),
+        **scored.facts(),
+    }
+    log(
+        f"{title}: mIoU {show(result['miou'])} % on {scored.describe()}; "
+        f"background FP {show(result['background_fp'])} FN {show(result['background_fn'])}, "
+        f"foreground FP {show(result['foreground_fp'])} FN {show(result['foreground_fn'])}."
+    )
+    return result
