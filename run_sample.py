@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from misc.entry import run_entry
 from misc.errors import UserError
 from misc.options import (
+    MASK_STEP,
     SAMPLE_FOLDER,
     SAMPLE_PICTURES,
     STEP_NAMES,
@@ -43,6 +44,7 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     from misc.distributed import select_device
     from misc.progress import log, set_log_file
     from step.checks import INFER_LIST_STEPS
+    from step.next_command import deeplab_advice
     from step.plan import remove_before
     from step.report import Report
 
@@ -55,6 +57,8 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     select_device(args.device)
     prepare_data(args)
     steps = preflight(args)
+    if MASK_STEP in steps:
+        log(f"when {MASK_STEP} is done, {deeplab_advice(args)}")
     if args.overwrite:
         remove_before(args, steps)
     report = Report(args, steps)
@@ -69,6 +73,8 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
         from step import make_figure
 
         make_figure.run(args)
+    if MASK_STEP in steps:
+        log(deeplab_advice(args))
     log(f"metrics are in {report.path}, finished in {report.total_seconds():.0f} s")
     return report.content()
 

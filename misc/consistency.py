@@ -4,6 +4,8 @@ Nothing here imports torch: wrong options are answered at once.
 """
 
 from argparse import Namespace
+from itertools import combinations, permutations
+from pathlib import Path
 
 from misc.errors import UserError
 
@@ -23,6 +25,30 @@ def require_consistent(args: Namespace) -> None:
     _require_tiles(args)
     _require_irn_crop(args)
     _require_same_backbone(args)
+
+
+def require_separate_outputs(args: Namespace) -> None:
+    """Refuse outputs that would lie in or on each other; paths are absolute by now.
+
+    Raises:
+        UserError: two output folders or files are the same, or one folder is inside another.
+    """
+    folders = _paths_of(args, "_out_dir")
+    for (first, outer), (second, inner) in permutations(folders.items(), 2):
+        if outer == inner or outer in inner.parents:
+            raise UserError(
+                f"--{second} {inner} lies in --{first} {outer}; give every output a folder of its "
+                "own."
+            )
+    weights = _paths_of(args, "_weights_name")
+    for (first, one), (second, other) in combinations(weights.items(), 2):
+        if one == other:
+            raise UserError(f"--{first} and --{second} are both {one}; give each its own file.")
+
+
+def _paths_of(args: Namespace, ending: str) -> dict[str, Path]:
+    """The paths of all options whose name ends so."""
+    return {n: path.resolve() for n, path in vars(args).items() if n.endswith(ending)}
 
 
 def _require_long_side(args: Namespace) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from misc.consistency import require_consistent
+from misc.consistency import require_consistent, require_separate_outputs
 from misc.option_types import (
     BooleanAction,
     HelpFormatter,
@@ -37,6 +37,7 @@ STEP_NAMES = (
     "make_sem_seg_labels",
     "eval_sem_seg",
 )
+MASK_STEP = "make_sem_seg_labels"
 # Published names of the switches, where they differ from the step's name.
 _SWITCHES = {
     "make_ins_seg_labels": "make_ins_seg_pass",
@@ -428,7 +429,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.voc12_root is None and preset != "demo":
         parser.error("--voc12_root is required (or try the built-in sample: --preset demo)")
     require_consistent(args)
-    return resolve_paths(args)
+    args = resolve_paths(args)
+    require_separate_outputs(args)
+    return args
 
 
 def resolve_paths(args: argparse.Namespace) -> argparse.Namespace:

