@@ -38,9 +38,11 @@ def deeplab_command(args: Namespace) -> str:
     if is_sample:
         values["MODEL.INIT_MODEL"] = args.cam_weights_name
     if _missing_of_paper(args) != 0:
-        file = Path(args.infer_list)
-        name = file.resolve() if file.is_file() else source.id_list(args.infer_list).name
-        values["DATASET.SPLIT.TRAIN"] = name
+        pictures = source.id_list(args.infer_list)
+        own_file = pictures.source == args.infer_list
+        values["DATASET.SPLIT.TRAIN"] = (
+            Path(pictures.source).resolve() if own_file else pictures.name
+        )
     if source.classes != VOC_CLASSES:
         names = {"DATASET.LABELS": Path(args.classes).resolve()}
         values |= {**names, "DATASET.N_CLASSES": len(source.classes) + 1}
