@@ -1,4 +1,8 @@
-"""Affinities and random walk as IRNet publishes them: gathers and a matrix of all by all points."""
+"""Affinities and random walk by definition: gathers, and a matrix of all points by all points.
+
+Plain forms for sizes and settings without golden values; the lists of
+pairs and paths they use are those of the golden `affinity_paths`.
+"""
 
 from itertools import groupby
 

@@ -1,9 +1,8 @@
-"""Centroids, clusters and instances: published results and the published definitions."""
+"""Centroids, clusters and instances: published results, closed forms and hand-made cases."""
 
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
 from misc.instances import (
     cluster_centroids,
@@ -11,34 +10,6 @@ from misc.instances import (
     find_centroids,
     instances_from_maps,
 )
-
-
-def smooth_field(height, width, seed):
-    """A random displacement field with several centres."""
-    noise = np.random.default_rng(seed).standard_normal((2, height, width))
-    smooth = np.stack([ndimage.gaussian_filter(channel, 5) for channel in noise])
-    return (60 * smooth).astype(np.float32)
-
-
-def published_centroids(displacement, iterations=300):
-    """The loop of IRNet's `find_centroids_with_refinement`, statement by statement."""
-    height, width = displacement.shape[1:]
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    for _ in range(iterations):
-        up_y, down_y = np.ceil(y).astype(np.int32), np.floor(y).astype(np.int32)
-        up_x, down_x = np.ceil(x).astype(np.int32), np.floor(x).astype(np.int32)
-        part_y, part_x = y - down_y, x - down_x
-        move = [
-            channel[up_y, up_x] * part_y * part_x
-            + channel[up_y, down_x] * part_y * (1 - part_x)
-            + channel[down_y, up_x] * (1 - part_y) * part_x
-            + channel[down_y, down_x] * (1 - part_y) * (1 - part_x)
-            for channel in displacement
-        ]
-        y += move[0]
-        x += move[1]
-        y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
-    return np.stack([np.round(y), np.round(x)]).astype(np.int32)
 
 
 def test_centroids_and_clusters_equal_the_published_ones(golden):
@@ -50,10 +21,29 @@ def test_centroids_and_clusters_equal_the_published_ones(golden):
     np.testing.assert_array_equal(clusters, archive["instance_map"])
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_centroids_follow_the_published_loop(seed):
-    field = smooth_field(31, 44, seed)
-    np.testing.assert_array_equal(find_centroids(field), published_centroids(field))
+@pytest.mark.parametrize("iterations", [1, 2, 3, 300])
+def test_centroids_of_a_field_that_pulls_to_one_point_in_closed_form(iterations: int) -> None:
+    """d(p) = (c - p) / 2 is linear, so reading it bilinearly is exact: p_n = c + (p_0 - c) / 2^n."""
+    grid, centre = np.indices((9, 14)).astype(np.float64), np.array([6, 4])[:, None, None]
+    expected = np.round(centre + (grid - centre) / 2.0**iterations)
+    field = ((centre - grid) / 2).astype(np.float32)
+    np.testing.assert_array_equal(find_centroids(field, iterations), expected)
+
+
+def test_centroids_stop_at_the_border() -> None:
+    """A constant field moves every pixel by n d, but not out of the map."""
+    field = np.empty((2, 5, 11), np.float32)
+    field[0], field[1] = 0.75, -2.5
+    rows, columns = np.indices((5, 11))
+    expected = np.stack((np.minimum(rows + 2.25, 4), np.maximum(columns - 7.5, 0))).round()
+    np.testing.assert_array_equal(find_centroids(field, iterations=3), expected)
+
+
+def test_fields_are_read_bilinearly_between_the_cells() -> None:
+    """From 0 by 0.75 to where neither cell is nearer: there 1/4 of the left and 3/4 of the right."""
+    field = np.zeros((2, 1, 6), np.float32)
+    field[1, 0, :2] = 0.75, 2.25  # second step 0.25 * 0.75 + 0.75 * 2.25 = 1.875, so to 2.625
+    assert find_centroids(field, iterations=2)[1, 0, 0] == 3
 
 
 def test_pixels_outside_weak_regions_form_the_first_cluster():

@@ -68,7 +68,7 @@ def test_pseudo_mask_of_a_tiny_picture():
 
 
 @pytest.mark.parametrize("block", [1, 60 * 41 * 2, 2**24])
-def test_strongest_map_equals_the_published_formula(monkeypatch, block):
+def test_strongest_map_is_the_argmax_beside_the_background_score(monkeypatch, block):
     """Pad with the background score and take the argmax, for any number of maps at a time."""
     walked = torch.rand(5, 15, 11, generator=torch.Generator().manual_seed(2)) ** 2
     walked[3] = walked[1]  # an exact tie: the first map wins

@@ -1,9 +1,9 @@
-"""Speed and memory of the random walk and of the pair affinities against the published forms.
+"""Speed and memory of the random walk and of the pair affinities against their plain forms.
 
     python tests/bench/bench_random_walk.py [--height 48 --width 64 --maps 2 --threads 1]
 
-The published walk squares a matrix of all by all points, the published affinities gather all points
-of all paths. Times are the best of several runs in one process. At the size of a 375x500 picture
+The plain walk squares a matrix of all by all points, the plain affinities gather all points of all
+paths. Times are the best of several runs in one process. At the size of a 375x500 picture
 only ours is timed: the dense walk needs gigabytes and many minutes there.
 """
 
