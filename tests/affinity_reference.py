@@ -1,7 +1,7 @@
 """Affinities and random walk by definition: gathers, and a matrix of all points by all points.
 
-Plain forms for sizes and settings without golden values; the lists of
-pairs and paths they use are those of the golden `affinity_paths`.
+Plain forms for sizes and settings without golden values; the pairs and paths they use are those of
+the golden `affinity_paths`.
 """
 
 from itertools import groupby

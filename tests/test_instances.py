@@ -23,7 +23,7 @@ def test_centroids_and_clusters_equal_the_published_ones(golden):
 
 @pytest.mark.parametrize("iterations", [1, 2, 3, 300])
 def test_centroids_of_a_field_that_pulls_to_one_point_in_closed_form(iterations: int) -> None:
-    """d(p) = (c - p) / 2 is linear, so reading it bilinearly is exact: p_n = c + (p_0 - c) / 2^n."""
+    """d(p) = (c - p) / 2 is linear, so it is read exactly: p_n = c + (p_0 - c) / 2^n."""
     grid, centre = np.indices((9, 14)).astype(np.float64), np.array([6, 4])[:, None, None]
     expected = np.round(centre + (grid - centre) / 2.0**iterations)
     field = ((centre - grid) / 2).astype(np.float32)
@@ -40,7 +40,7 @@ def test_centroids_stop_at_the_border() -> None:
 
 
 def test_fields_are_read_bilinearly_between_the_cells() -> None:
-    """From 0 by 0.75 to where neither cell is nearer: there 1/4 of the left and 3/4 of the right."""
+    """The first step ends at 0.75, where a quarter of the left cell counts."""
     field = np.zeros((2, 1, 6), np.float32)
     field[1, 0, :2] = 0.75, 2.25  # second step 0.25 * 0.75 + 0.75 * 2.25 = 1.875, so to 2.625
     assert find_centroids(field, iterations=2)[1, 0, 0] == 3
@@ -97,7 +97,7 @@ def test_no_activation_means_no_instance(classes):
     found = instances_from_maps(
         torch.zeros(classes, 5, 6),
         torch.rand(1, 5, 6),
-        smooth_field(5, 6, 0),
+        np.ones((2, 5, 6), np.float32),
         np.arange(classes),
         (20, 23),
         bg_thres=0.25,
