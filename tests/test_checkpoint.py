@@ -3,6 +3,7 @@
 import os
 import random
 import re
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -140,15 +141,18 @@ def _randomise(model: nn.Module) -> State:
     return {key: value.clone() for key, value in state.items()}
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(("prefix", "zipped"), [("", False), ("module.", True)])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_published_checkpoint_loads(tmp_path: Path, kind: str, prefix: str) -> None:
+def test_published_checkpoint_loads(tmp_path: Path, kind: str, prefix: str, zipped: bool) -> None:
+    """Also in the format of the torch 1.1 that the authors name, an ordered dictionary."""
     values = published.values(SHAPES[kind])
-    file = {prefix + key: value for key, value in published.file_of(kind, values).items()}
+    entries = published.file_of(kind, values).items()
+    file = OrderedDict((prefix + key, value) for key, value in entries)
     assert len(file) == FILE_SIZES[kind]
     assert find_kind(file) == kind
     assert is_official(file, kind)
-    save_checkpoint(tmp_path / "x.pth", file)
+    file._metadata = OrderedDict({"": {"version": 1}})
+    torch.save(file, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
     model = NETWORKS[kind]()
     load_weights(model, tmp_path / "x.pth")
     for key, value in model.state_dict().items():
