@@ -310,6 +310,26 @@ def test_weights_of_another_network_are_refused(
     assert "res152_cam.pth does not fit this network" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "step", "folders"),
+    [
+        ("transformer", "make_cam", ("cam",)),
+        ("irn", "make_sem_seg_labels", ("sem_seg", "edge")),
+    ],
+)
+def test_weights_with_nan_make_nothing(
+    finished: Path, tmp_path: Path, sample: Path, capfd, name: str, step: str, folders: tuple
+) -> None:
+    work = copy_of(finished, tmp_path / "work", without=[f"{WEIGHTS[name]}*", *folders])
+    state = weights(finished, name)
+    last = [key for key, value in state.items() if value.is_floating_point()][-1]
+    torch.save(state | {last: state[last] * float("nan")}, work / "sess" / WEIGHTS[name])
+    assert run(sample, work, "--steps", step) == 2
+    told = f"{WEIGHTS[name]} cannot be used: {last} has NaN or infinite values"
+    assert told in capfd.readouterr().err
+    assert not [path for folder in folders for path in (work / "result" / folder).glob("sample_*")]
+
+
 # ------------------------------------------------------------------------------ the demo's data
 
 
