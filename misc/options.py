@@ -44,7 +44,7 @@ _SWITCHES = {
 }
 _OFF_BY_DEFAULT = ("make_ins_seg_labels", "eval_ins_seg")
 # Files and folders below --work_dir: default, help, and the published name where it differs.
-_PATHS: dict[str, tuple[str, ...]] = {
+_PATH_OPTIONS: dict[str, tuple[str, ...]] = {
     "cam_weights_name": ("sess/res152_cam.pth", "CNN branch", "--cam1_weights_name"),
     "deit_weights_name": ("sess/deits_cam.pth", "transformer branch", "--cam2_weights_name"),
     "irn_weights_name": ("sess/res50_irn.pth", "IRNet"),
@@ -381,7 +381,7 @@ def _random_walk(parser: argparse.ArgumentParser) -> None:
 def _outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("outputs (relative paths lie in --work_dir)")
     group.add_argument("--work_dir", default=".", help="folder of everything that is written")
-    for name, (default, text, *aliases) in _PATHS.items():
+    for name, (default, text, *aliases) in _PATH_OPTIONS.items():
         group.add_argument(f"--{name}", *aliases, default=default, help=text)
     group.add_argument(
         "--figure_num", type=non_negative_int, default=6, help="pictures in figure.png; 0 for none"
@@ -430,7 +430,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def resolve_paths(args: argparse.Namespace) -> argparse.Namespace:
     """Make output paths absolute below `--work_dir`, fill defaults that depend on others."""
     args.work_dir = Path(args.work_dir).expanduser().resolve()
-    for name in _PATHS:
+    for name in _PATH_OPTIONS:
         setattr(args, name, args.work_dir / Path(getattr(args, name)).expanduser())
     args.eval_list = args.eval_list or args.infer_list
     args.deit_learning_rate = args.deit_learning_rate or args.cam_learning_rate
