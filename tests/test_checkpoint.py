@@ -258,6 +258,13 @@ def test_safetensors_must_be_finite(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "x.safetensors")
 
 
+def test_large_weights_are_finite(tmp_path: Path) -> None:
+    """Their sum is not: 3e38 is near the end of float32, 6e4 of float16."""
+    state = {"a": torch.full((4,), 3e38), "b": torch.full((4,), 6e4).half()}
+    save_checkpoint(tmp_path / "x.pth", state)
+    assert torch.equal(load_checkpoint(tmp_path / "x.pth")["a"], state["a"])
+
+
 def test_diverged_networks_do_not_replace_good_files(tmp_path: Path) -> None:
     weights, state = tmp_path / "w.pth", tmp_path / "state.pth"
     model, optimiser = _training()
