@@ -93,11 +93,12 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
 
 
 def _require_names(path: Path, state: Any) -> None:
-    """Refuse lists, and dictionaries whose keys are no names, where tensors are looked for."""
+    """Refuse lists, and keys that are no names, wherever `state_dict_of` looks for tensors."""
     _require_state_dict(path, "", state)
     for wrapper in _WRAPPERS:
         if isinstance(state.get(wrapper), list | tuple | dict):
-            _require_state_dict(path, f" as {wrapper!r}", state[wrapper])
+            state = state[wrapper]
+            _require_state_dict(path, f" as {wrapper!r}", state)
 
 
 def _require_state_dict(path: Path, place: str, entry: Any) -> None:
