@@ -303,6 +303,7 @@ def test_values_of_optimisers_may_be_anything(tmp_path: Path) -> None:
             {"state_dict": {1: torch.ones(2)}},
             r"holds a dictionary as 'state_dict' with the key 1, which",
         ),
+        ({"model": {"state_dict": {2: torch.ones(2)}}}, r"holds .* as 'state_dict' with the key 2"),
     ],
 )
 def test_tensors_without_names_are_refused(tmp_path: Path, content: object, told: str) -> None:
