@@ -2,7 +2,7 @@
 
 import pickle
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +23,10 @@ _VIT_HEAD = "head."
 # The published modules register the same tensors several times; `resnet50.*`, `classifier`, `fc_*`
 # and `mean_shift` are the names to keep.
 _DUPLICATES = ("stage", "backbone.", "newly_added.", "edge_layers.", "dp_layers.", "fc_dp7.4.")
-_UNUSED = ("resnet50.fc.",)  # ImageNet classifier that some files carry along
+# ImageNet classifier that some files carry along, and tables of IRNet's published training class
+_UNUSED = ("resnet50.fc.", "path_indices", "disp_target")
+_WRAPPERS = ("model", "state_dict")  # entries of public training scripts that hold the tensors
+_OPTIMISERS = ("optimiser", "optimizer")  # start of the entries that hold no network
 _KEYS_SHOWN = 5
 
 
@@ -43,7 +46,16 @@ def save_checkpoint(path: Path | str, state: Mapping[str, Any]) -> None:
     The file is whole or absent, even when the process is killed. Equal states give equal bytes
     (torch would put the temporary name into the file) and any file name will do (torch wants a
     suffix): both are had by writing to a stream.
+
+    Raises:
+        UserError: a network has NaN or infinite values; a file that is there already is kept.
     """
+    if name := _first_non_finite(state):
+        raise UserError(
+            f"{path} was not written: {name} has NaN or infinite values, so the training has "
+            "diverged; lower the learning rate and start again with --overwrite. Files written "
+            "before are kept."
+        )
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         torch.save(dict(state), stream)
 
@@ -52,8 +64,8 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """Read a `.pth` or `.safetensors` file onto the CPU without running code stored in it.
 
     Raises:
-        UserError: the file is missing, damaged, or holds something other than a dictionary of
-            tensors and plain values.
+        UserError: the file is missing, damaged, holds something other than a dictionary of tensors
+            and plain values, or a network with NaN or infinite values.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,9 +82,60 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
             f"{path} cannot be read as a checkpoint ({_first_line(error)}); delete it and make it "
             "or download it again."
         ) from None
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds a {type(state).__name__}, not a state dict.")
+    _require_names(path, state)
+    if name := _first_non_finite(state):
+        raise UserError(
+            f"{path} cannot be used: {name} has NaN or infinite values, so the training that wrote "
+            "it diverged or the file is damaged; train again with a lower learning rate, or use "
+            "another file."
+        )
     return state
+
+
+def _require_names(path: Path, state: Any) -> None:
+    """Refuse lists, and keys that are no names, wherever `state_dict_of` looks for tensors."""
+    _require_state_dict(path, "", state)
+    for wrapper in _WRAPPERS:
+        if isinstance(state.get(wrapper), list | tuple | dict):
+            state = state[wrapper]
+            _require_state_dict(path, f" as {wrapper!r}", state)
+
+
+def _require_state_dict(path: Path, place: str, entry: Any) -> None:
+    remedy = "save the state_dict() of the network and use that file."
+    if not isinstance(entry, dict):
+        kind = type(entry).__name__
+        raise UserError(f"{path} holds a {kind}{place}, not a state dict; {remedy}")
+    for key in entry:
+        if not isinstance(key, str):
+            raise UserError(
+                f"{path} holds a dictionary{place} with the key {key!r}, which is no name of a "
+                f"tensor; {remedy}"
+            )
+
+
+def _first_non_finite(state: Mapping[str, Any]) -> str | None:
+    """Name of the first tensor of a network with a NaN or infinite value, None if all are finite.
+
+    Optimisers are left out: no result comes from them.
+    """
+    return next((name for name, value in _network_tensors(state) if not _is_finite(value)), None)
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    """A finite sum has finite terms and is had much faster; one that overflows tells nothing."""
+    if not value.is_floating_point():
+        return True
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
+
+
+def _network_tensors(entries: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """Tensors by name at any depth, those of optimisers left out."""
+    for key, value in entries.items():
+        if torch.is_tensor(value):
+            yield f"{place}{key}", value
+        elif isinstance(value, Mapping) and not str(key).startswith(_OPTIMISERS):
+            yield from _network_tensors(value, f"{place}{key}.")
 
 
 def _read(path: Path) -> Any:
@@ -93,7 +156,7 @@ def state_dict_of(checkpoint: Mapping[str, Any]) -> StateDict:
     Unwraps the `model` and `state_dict` entries of public training scripts and removes the
     `module.` prefix that DataParallel leaves in front of every key.
     """
-    for wrapper in ("model", "state_dict"):
+    for wrapper in _WRAPPERS:
         if isinstance(checkpoint.get(wrapper), Mapping):
             checkpoint = checkpoint[wrapper]
     tensors = {key: value for key, value in checkpoint.items() if torch.is_tensor(value)}

@@ -11,6 +11,7 @@ from misc.errors import UserError
 
 NETWORK_STRIDE = 16  # of the deepest maps; the same as `net.backbone.OUTPUT_STRIDE`
 IRN_GRID_STRIDE = 4  # the same as `net.irn.GRID_STRIDE`
+PUBLISHED_CROP = (512, 336)  # default of the published option, which it ignored, and what it ran
 CAM_BACKBONE = "cam"  # value of --irn_backbone_weights: those of the trained CNN branch
 
 
@@ -22,6 +23,7 @@ def require_consistent(args: Namespace) -> None:
     """
     _require_long_side(args)
     _require_thresholds(args)
+    _require_vit_args(args)
     _require_tiles(args)
     _require_irn_crop(args)
     _require_same_backbone(args)
@@ -66,13 +68,33 @@ def _require_thresholds(args: Namespace) -> None:
         )
 
 
+def _require_vit_args(args: Namespace) -> None:
+    """Sizes of a transformer; what else timm cannot build is told when the network is built."""
+    for name in ("depth", "embed_dim", "num_heads", "patch_size"):
+        value = args.vit_args.get(name, 1)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"--vit_args {name}={value} must be an integer of at least 1.")
+    heads, dim = args.vit_args.get("num_heads", 1), args.vit_args.get("embed_dim", 0)
+    if dim % heads:
+        raise UserError(
+            f"--vit_args num_heads={heads} does not divide embed_dim={dim}; give a divisor."
+        )
+
+
 def _require_tiles(args: Namespace) -> None:
     """The training crop must be covered by whole tiles."""
     crop, tile, stride = args.cam_crop_size, args.tile_size, args.tile_stride
     if crop < tile or (crop - tile) % stride:
+        default, actual = PUBLISHED_CROP
+        ignored = (
+            f" The published code has {default} as its default but ignored it and ran {actual}."
+            if crop == default
+            else ""
+        )
         raise UserError(
             f"--cam_crop_size {crop} is not covered exactly by tiles of --tile_size {tile} every "
             f"--tile_stride {stride}; give {tile}, {tile + stride}, {tile + 2 * stride} and so on."
+            + ignored
         )
 
 

@@ -75,9 +75,31 @@ def radius(text: str) -> int:
     return value
 
 
-def network_name(text: str) -> str:
-    """Parse a network; the published form `net.resnet50_cam` works as well."""
-    return text.removeprefix("net.").removesuffix("_cam").removesuffix("_irn")
+# What published modules build where their names do not tell, and the option of IRNet's scripts in
+# which the same name is another network.
+_PUBLISHED_MODULES = {"net.resnet50_cam": "resnet152", "net.deit_cam": "deit_small_patch16_224"}
+_IRN_OPTION = "--cam_network"
+
+
+class NetworkAction(argparse.Action):
+    """A network by its name, or by the module that the published scripts name.
+
+    CRT's `net.resnet50_cam` builds a ResNet152 and its `net.deit_cam` a DeiT-S; `--cam_network` is
+    an option of IRNet's scripts, where `net.resnet50_cam` is a ResNet50.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the name of the network."""
+        name = values.removeprefix("net.").removesuffix("_cam").removesuffix("_irn")
+        if option_string != _IRN_OPTION:
+            name = _PUBLISHED_MODULES.get(values, name)
+        setattr(namespace, self.dest, name)
 
 
 def non_negative_float(text: str) -> float:
@@ -97,8 +119,8 @@ def positive_float(text: str) -> float:
 
 
 def number_list(text: str) -> tuple[float, ...]:
-    """Parse `1.0,0.5,2.0`."""
-    numbers = tuple(positive_float(part) for part in text.split(",") if part)
+    """Parse `1.0,0.5,2.0`, also in parentheses as the published log shows it."""
+    numbers = tuple(positive_float(part) for part in text.strip("()").split(",") if part)
     if not numbers:
         raise argparse.ArgumentTypeError("give at least one number")
     return numbers

@@ -15,9 +15,9 @@ from misc.consistency import require_consistent, require_separate_outputs
 from misc.option_types import (
     BooleanAction,
     HelpFormatter,
+    NetworkAction,
     fraction,
     keyword_arguments,
-    network_name,
     non_negative_float,
     non_negative_int,
     number_list,
@@ -44,18 +44,19 @@ _SWITCHES = {
     "make_sem_seg_labels": "make_sem_seg_pass",
 }
 _OFF_BY_DEFAULT = ("make_ins_seg_labels", "eval_ins_seg")
-_PATH_OPTIONS = (
-    "cam_weights_name",
-    "deit_weights_name",
-    "irn_weights_name",
-    "cam_out_dir",
-    "ir_label_out_dir",
-    "sem_seg_out_dir",
-    "ins_seg_out_dir",
-    "edge_out_dir",
-    "cache_dir",
-    "result_dir",
-)
+# Files and folders below --work_dir: default, help, and the published name where it differs.
+_PATH_OPTIONS: dict[str, tuple[str, ...]] = {
+    "cam_weights_name": ("sess/res152_cam.pth", "CNN branch", "--cam1_weights_name"),
+    "deit_weights_name": ("sess/deits_cam.pth", "transformer branch", "--cam2_weights_name"),
+    "irn_weights_name": ("sess/res50_irn.pth", "IRNet"),
+    "cam_out_dir": ("result/cam", "fused CAMs"),
+    "ir_label_out_dir": ("result/ir_label", "labels for IRNet"),
+    "sem_seg_out_dir": ("result/sem_seg", "pseudo masks"),
+    "ins_seg_out_dir": ("result/ins_seg", "instances"),
+    "edge_out_dir": ("result/edge", "edge maps"),
+    "cache_dir": ("sess/cache", "derived lists and image labels"),
+    "result_dir": ("result", "metrics.json and figure.png"),
+}
 
 SAMPLE_FOLDER = "sess/sample_voc12"  # where --preset demo builds its data, in --work_dir
 SAMPLE_PICTURES = {"num_train": 120, "num_val": 32}
@@ -275,10 +276,12 @@ def _cam_networks(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cnn",
+        "--cam_network_branch1",
         "--cam_network",
-        type=network_name,
+        action=NetworkAction,
         default="resnet152",
-        help="torchvision ResNet or timm CNN",
+        help="torchvision ResNet or timm CNN; the published net.resnet50_cam is a resnet152, and a "
+        "resnet50 in --cam_network, an option of IRNet",
     )
     group.add_argument("--cnn_weights", help="local ImageNet weights of the CNN")
     group.add_argument(
@@ -293,7 +296,13 @@ def _cam_networks(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="batch norm uses its running statistics in training",
     )
-    group.add_argument("--vit", default="deit_small_patch16_224", help="timm plain ViT")
+    group.add_argument(
+        "--vit",
+        "--cam_network_branch2",
+        action=NetworkAction,
+        default="deit_small_patch16_224",
+        help="timm plain ViT; the published net.deit_cam is this default",
+    )
     group.add_argument("--vit_weights", help="local ImageNet weights of the transformer")
     group.add_argument(
         "--vit_args",
@@ -329,7 +338,7 @@ def _irn(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--irn_backbone",
         "--irn_network",
-        type=network_name,
+        action=NetworkAction,
         default="resnet50",
         help="torchvision ResNet or timm CNN",
     )
@@ -375,19 +384,8 @@ def _random_walk(parser: argparse.ArgumentParser) -> None:
 def _outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("outputs (relative paths lie in --work_dir)")
     group.add_argument("--work_dir", default=".", help="folder of everything that is written")
-    for name, default, text in (
-        ("cam_weights_name", "sess/res152_cam.pth", "CNN branch"),
-        ("deit_weights_name", "sess/deits_cam.pth", "transformer branch"),
-        ("irn_weights_name", "sess/res50_irn.pth", "IRNet"),
-        ("cam_out_dir", "result/cam", "fused CAMs"),
-        ("ir_label_out_dir", "result/ir_label", "labels for IRNet"),
-        ("sem_seg_out_dir", "result/sem_seg", "pseudo masks"),
-        ("ins_seg_out_dir", "result/ins_seg", "instances"),
-        ("edge_out_dir", "result/edge", "edge maps"),
-        ("cache_dir", "sess/cache", "derived lists and image labels"),
-        ("result_dir", "result", "metrics.json and figure.png"),
-    ):
-        group.add_argument(f"--{name}", default=default, help=text)
+    for name, (default, text, *aliases) in _PATH_OPTIONS.items():
+        group.add_argument(f"--{name}", *aliases, default=default, help=text)
     group.add_argument(
         "--figure_num", type=non_negative_int, default=6, help="pictures in figure.png; 0 for none"
     )

@@ -48,6 +48,8 @@ def build_vit(
     if name not in timm.list_models():
         raise UserError(f"--vit {name} is not a timm model; see timm.list_models('*vit*').")
     options = dict(model_args or {}, num_classes=0, img_size=image_size)
+    given = ",".join(f"{key}={value}" for key, value in (model_args or {}).items())
+    asked = f"--vit {name} with --vit_args {given}" if given else f"--vit {name}"
     published = weights is None and init == "pretrained" and name == DEIT_SMALL.name
     by_timm = weights is None and init == "pretrained" and not published
     try:
@@ -59,10 +61,8 @@ def build_vit(
         ) from None
     except _BUILD_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"--vit {name} cannot be built for {image_size} px tiles: {reason}."
-        ) from None
-    _require_plain(vit, name)
+        raise UserError(f"{asked} cannot be built for {image_size} px tiles: {reason}.") from None
+    _require_plain(vit, asked)
     if published:
         _load(vit, fetch(DEIT_SMALL, option="--vit_weights"), DEIT_SMALL.cached)
     elif weights is not None:
@@ -78,11 +78,13 @@ def _load(vit: VisionTransformer, state: dict[str, Tensor], source: Path | str) 
     vit.load_state_dict(checkpoint_filter_fn(kept, vit))
 
 
-def _require_plain(vit: nn.Module, name: str) -> None:
+def _require_plain(vit: nn.Module, asked: str) -> None:
     patch = getattr(getattr(vit, "patch_embed", None), "patch_size", (0, 1))
     plain = isinstance(vit, VisionTransformer) and vit.cls_token is not None
+    if plain and not len(vit.blocks):
+        raise UserError(f"{asked} has no transformer block; give a depth of at least 1.")
     if not plain or patch[0] != patch[1] or not hasattr(vit.blocks[0].attn, "qkv"):
-        raise UserError(f"--vit {name} is not a plain ViT with a class token and square patches.")
+        raise UserError(f"{asked} is not a plain ViT with a class token and square patches.")
 
 
 def embed(vit: VisionTransformer, images: Tensor) -> Tensor:

@@ -2,17 +2,21 @@
 
 import os
 import random
+import re
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
+import published
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models.resnet import Bottleneck
 
 from misc.checkpoint import (
     find_kind,
-    from_official,
     is_official,
     load_checkpoint,
     load_training_state,
@@ -24,7 +28,7 @@ from misc.checkpoint import (
 )
 from misc.errors import UserError
 from misc.schedule import PolySGD
-from net.backbone import build_backbone
+from net.backbone import ResNetBackbone
 from net.deit_cam import DeitCam, build_deit_cam
 from net.irn import IRNet
 from net.resnet_cam import CnnCam
@@ -99,74 +103,34 @@ def test_wrappers_are_removed() -> None:
 # ---------------------------------------------------------------------------- published layout
 
 
+DEPTHS = (1, 1, 1, 1)
+SHAPES = {
+    "cnn": published.cnn(DEPTHS, NUM_CLASSES),
+    "irn": published.irn(DEPTHS),
+    "transformer": published.transformer(24, 2, NUM_CLASSES),
+}
+# Names in a file: 102 tensors of the backbone three times, 39 of the heads twice, the mean shift
+# three times; 20 lengths of paths make 20 tables.
+FILE_SIZES = {"cnn": 3 * 102 + 2, "irn": 3 * 102 + 2 * 39 + 3 + 20 + 1, "transformer": 32}
+
+
+def _backbone() -> ResNetBackbone:
+    return ResNetBackbone(torchvision.models.ResNet(Bottleneck, list(DEPTHS)))
+
+
 def _cnn() -> CnnCam:
-    return CnnCam(build_backbone("resnet18", init="random"), NUM_CLASSES)
+    return CnnCam(_backbone(), NUM_CLASSES)
 
 
 def _irn() -> IRNet:
-    return IRNet(build_backbone("resnet50", init="random"))
+    return IRNet(_backbone())
 
 
 def _deit() -> DeitCam:
     return build_deit_cam("deit_small_patch16_224", NUM_CLASSES, init="random", model_args=TINY_VIT)
 
 
-def _resnet_stages(first_layer_apart: bool) -> list[list[str]]:
-    """Modules of the published stages: CNN has conv1..layer1 in one, IRNet layer1 apart."""
-    stem = ["conv1", "bn1", "relu", "maxpool"]
-    stages = [stem, ["layer1"]] if first_layer_apart else [[*stem, "layer1"]]
-    return [*stages, ["layer2"], ["layer3"], ["layer4"]]
-
-
-def _stage_duplicates(state: State, stages: list[list[str]]) -> State:
-    """The same tensors as `stageN.M.*` and `backbone.N.M.*`."""
-    duplicates = {}
-    for number, stage in enumerate(stages):
-        for position, module in enumerate(stage):
-            for key, value in state.items():
-                if key.startswith(f"resnet50.{module}."):
-                    rest = key.removeprefix(f"resnet50.{module}.")
-                    duplicates[f"stage{number + 1}.{position}.{rest}"] = value
-                    duplicates[f"backbone.{number}.{position}.{rest}"] = value
-    return duplicates
-
-
-def _rename_backbone(own: State) -> State:
-    return {
-        f"resnet50.{key.removeprefix('backbone.')}" if key.startswith("backbone.") else key: value
-        for key, value in own.items()
-    }
-
-
-def official_cnn(own: State) -> State:
-    state = _rename_backbone(own)
-    state |= _stage_duplicates(state, _resnet_stages(first_layer_apart=False))
-    return state | {"newly_added.0.weight": own["classifier.weight"]}
-
-
-def official_irn(own: State) -> State:
-    state = _rename_backbone(own)
-    duplicates = _stage_duplicates(state, _resnet_stages(first_layer_apart=True))
-    for group, prefix, count in (("edge_layers", "fc_edge", 6), ("dp_layers", "fc_dp", 7)):
-        for number in range(count):
-            for key, value in own.items():
-                if key.startswith(f"{prefix}{number + 1}."):
-                    rest = key.removeprefix(f"{prefix}{number + 1}.")
-                    duplicates[f"{group}.{number}.{rest}"] = value
-    mean = own["mean_shift.running_mean"]
-    duplicates |= {"fc_dp7.4.running_mean": mean, "dp_layers.6.4.running_mean": mean}
-    return state | duplicates
-
-
-def official_deit(own: State) -> State:
-    return {key.removeprefix("vit."): value for key, value in own.items()}
-
-
-LAYOUTS = {
-    "cnn": (_cnn, official_cnn, "resnet50.layer1.0.conv1.weight"),
-    "irn": (_irn, official_irn, "resnet50.layer1.0.conv1.weight"),
-    "transformer": (_deit, official_deit, "blocks.0.attn.qkv.weight"),
-}
+NETWORKS = {"cnn": _cnn, "irn": _irn, "transformer": _deit}
 
 
 def _randomise(model: nn.Module) -> State:
@@ -177,57 +141,60 @@ def _randomise(model: nn.Module) -> State:
     return {key: value.clone() for key, value in state.items()}
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("kind", LAYOUTS)
-def test_published_checkpoint_loads(tmp_path: Path, kind: str, prefix: str) -> None:
-    build, official, example = LAYOUTS[kind]
-    own = _randomise(build())
-    published = {prefix + key: value for key, value in official(own).items()}
-    assert prefix + example in published
-    if kind != "transformer":
-        assert prefix + "backbone.0.0.weight" in published
-        assert len(published) > 1.9 * len(own)
-    assert find_kind(published) == kind
-    assert is_official(published, kind)
-    save_checkpoint(tmp_path / "x.pth", published)
-    model = build()
+@pytest.mark.parametrize(("prefix", "zipped"), [("", False), ("module.", True)])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_published_checkpoint_loads(tmp_path: Path, kind: str, prefix: str, zipped: bool) -> None:
+    """Also in the format of the torch 1.1 that the authors name, an ordered dictionary."""
+    values = published.values(SHAPES[kind])
+    entries = published.file_of(kind, values).items()
+    file = OrderedDict((prefix + key, value) for key, value in entries)
+    assert len(file) == FILE_SIZES[kind]
+    assert find_kind(file) == kind
+    assert is_official(file, kind)
+    file._metadata = OrderedDict({"": {"version": 1}})
+    torch.save(file, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    model = NETWORKS[kind]()
     load_weights(model, tmp_path / "x.pth")
     for key, value in model.state_dict().items():
-        assert torch.equal(value, own[key]), key
+        assert torch.equal(value, values.pop(published.name_of(key, kind))), key
+    assert not values
 
 
-@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("kind", ["cnn", "irn"])
+def test_what_a_published_checkpoint_does_not_hold_is_refused(tmp_path: Path, kind: str) -> None:
+    file = published.file_of(kind, published.values(SHAPES[kind]))
+    save_checkpoint(tmp_path / "x.pth", file | {"decoder.weight": torch.ones(2)})
+    with pytest.raises(UserError, match=r"1 unexpected \(decoder\.weight\)"):
+        load_weights(NETWORKS[kind](), tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_our_layout_is_not_taken_for_the_published_one(tmp_path: Path, kind: str) -> None:
-    model = LAYOUTS[kind][0]()
+    model = NETWORKS[kind]()
     own = _randomise(model)
     assert find_kind(own) == kind
     assert not is_official(own, kind)
     save_checkpoint(tmp_path / "x.pth", own)
-    fresh = LAYOUTS[kind][0]()
+    fresh = NETWORKS[kind]()
     load_weights(fresh, tmp_path / "x.pth", kind)
     assert all(torch.equal(value, own[key]) for key, value in fresh.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", LAYOUTS)
-def test_to_official_is_the_inverse(kind: str) -> None:
-    build, official, _ = LAYOUTS[kind]
-    own = build().state_dict()
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_to_official_gives_the_published_names(kind: str) -> None:
+    own = NETWORKS[kind]().state_dict()
     exported = to_official(own, kind)
-    assert exported.keys() <= official(own).keys()
-    back = from_official(exported, kind)
-    assert back.keys() == own.keys()
-    assert all(back[key] is own[key] for key in own)
+    assert {key: tuple(value.shape) for key, value in exported.items()} == SHAPES[kind]
+    assert all(exported[published.name_of(key, kind)] is value for key, value in own.items())
 
 
 def test_imagenet_classifier_and_missing_counters_do_not_matter(tmp_path: Path) -> None:
-    own = _randomise(_cnn())
-    published = official_cnn(own)
-    published = {k: v for k, v in published.items() if not k.endswith("num_batches_tracked")}
-    published["resnet50.fc.weight"] = torch.ones(1000, 512)
-    save_checkpoint(tmp_path / "x.pth", published)
+    file = published.file_of("cnn", published.values(SHAPES["cnn"]))
+    file = {key: value for key, value in file.items() if not key.endswith("num_batches_tracked")}
+    save_checkpoint(tmp_path / "x.pth", file | {"resnet50.fc.weight": torch.ones(1000, 2048)})
     model = _cnn()
     load_weights(model, tmp_path / "x.pth")
-    assert torch.equal(model.classifier.weight, own["classifier.weight"])
+    assert torch.equal(model.classifier.weight, file["classifier.weight"])
 
 
 def test_misfits_are_named(tmp_path: Path) -> None:
@@ -239,8 +206,8 @@ def test_misfits_are_named(tmp_path: Path) -> None:
         load_weights(_cnn(), path)
     assert len(str(raised.value)) < 800
     load_weights(_cnn(), path, strict=False)
-    save_checkpoint(path, own | {"classifier.weight": torch.ones(20, 512, 1, 1)})
-    with pytest.raises(UserError, match=r"classifier\.weight is \(20, 512, 1, 1\) in the file"):
+    save_checkpoint(path, own | {"classifier.weight": torch.ones(20, 2048, 1, 1)})
+    with pytest.raises(UserError, match=r"classifier\.weight is \(20, 2048, 1, 1\) in the file"):
         load_weights(_cnn(), path, strict=False)
     save_checkpoint(path, {"epoch": 3})
     with pytest.raises(UserError, match="holds no tensors"):
@@ -256,6 +223,93 @@ def test_misfit_leaves_the_model_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 missing \(classifier\.weight\)"):
         load_weights(model, tmp_path / "x.pth")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+# --------------------------------------------------------------------------- unusable contents
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_weights_that_are_not_finite_are_not_loaded(
+    tmp_path: Path, kind: str, value: float
+) -> None:
+    state = NETWORKS[kind]().state_dict()
+    name = [key for key in state if key.endswith("weight")][-1]
+    state[name].view(-1)[-1] = value
+    torch.save(state, tmp_path / "x.pth")
+    told = rf"x\.pth cannot be used: {re.escape(name)} has NaN or infinite .* lower learning rate"
+    with pytest.raises(UserError, match=told):
+        load_weights(NETWORKS[kind](), tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("wrapper", ["model", "state_dict", "cnn_state_dict"])
+def test_weights_in_an_entry_must_be_finite(tmp_path: Path, wrapper: str) -> None:
+    state = {"epoch": 3, wrapper: {"a": torch.ones(3), "b": torch.tensor([0.0, float("nan")])}}
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=rf"x\.pth cannot be used: {wrapper}\.b has NaN"):
+        load_checkpoint(tmp_path / "x.pth")
+    with pytest.raises(UserError, match=rf"y\.pth was not written: {wrapper}\.b has NaN"):
+        save_checkpoint(tmp_path / "y.pth", state)
+
+
+def test_safetensors_must_be_finite(tmp_path: Path) -> None:
+    save_file({"w": torch.tensor([1.0, float("inf")]).half()}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"x\.safetensors cannot be used: w has NaN or infinite"):
+        load_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_large_weights_are_finite(tmp_path: Path) -> None:
+    """Their sum is not: 3e38 is near the end of float32, 6e4 of float16."""
+    state = {"a": torch.full((4,), 3e38), "b": torch.full((4,), 6e4).half()}
+    save_checkpoint(tmp_path / "x.pth", state)
+    assert torch.equal(load_checkpoint(tmp_path / "x.pth")["a"], state["a"])
+
+
+def test_diverged_networks_do_not_replace_good_files(tmp_path: Path) -> None:
+    weights, state = tmp_path / "w.pth", tmp_path / "state.pth"
+    model, optimiser = _training()
+    save_checkpoint(weights, model.state_dict())
+    save_training_state(state, {"m": model}, {"o": optimiser}, 1, "f")
+    before = weights.read_bytes(), state.read_bytes()
+    model[0].weight.data[0, 0] = float("nan")
+    told = r"not written: 0\.weight .*diverged; lower the learning rate .* before are kept"
+    with pytest.raises(UserError, match=rf"w\.pth was {told}"):
+        save_checkpoint(weights, model.state_dict())
+    with pytest.raises(
+        UserError, match=r"state\.pth was not written: models\.m\.0\.weight has NaN"
+    ):
+        save_training_state(state, {"m": model}, {"o": optimiser}, 2, "f")
+    assert (weights.read_bytes(), state.read_bytes()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.pth", "w.pth"]
+
+
+def test_values_of_optimisers_may_be_anything(tmp_path: Path) -> None:
+    model, optimiser = _training()
+    _epoch(model, optimiser)
+    buffers = [state["momentum_buffer"] for state in optimiser.state.values()]
+    buffers[0].fill_(float("inf"))
+    save_training_state(tmp_path / "x.pth", {"m": model}, {"o": optimiser}, 1, "f", {"loss": 1.0})
+    assert load_training_state(tmp_path / "x.pth", {"m": model}, {"o": optimiser}, "f")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([torch.ones(2)], r"holds a list, not a state dict; save the state_dict"),
+        ({0: torch.ones(2)}, r"holds a dictionary with the key 0, which is no name"),
+        ({"model": [torch.ones(2)]}, r"holds a list as 'model', not a state dict"),
+        ({"state_dict": (torch.ones(2),)}, r"holds a tuple as 'state_dict', not a state dict"),
+        (
+            {"state_dict": {1: torch.ones(2)}},
+            r"holds a dictionary as 'state_dict' with the key 1, which",
+        ),
+        ({"model": {"state_dict": {2: torch.ones(2)}}}, r"holds .* as 'state_dict' with the key 2"),
+    ],
+)
+def test_tensors_without_names_are_refused(tmp_path: Path, content: object, told: str) -> None:
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=rf"x\.pth {told}"):
+        load_weights(_cnn(), tmp_path / "x.pth")
 
 
 # ---------------------------------------------------------------------------------- resuming

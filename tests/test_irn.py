@@ -4,13 +4,14 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+import published
 import pytest
 import torch
 from networks import NUM_CLASSES, golden_irn, picture
 from numpy.testing import assert_allclose
 
 from misc.affinity import path_index
-from misc.checkpoint import save_checkpoint, to_official
+from misc.checkpoint import save_checkpoint
 from misc.consistency import CAM_BACKBONE
 from misc.errors import UserError
 from net.irn import IRNet, build_irn
@@ -106,7 +107,8 @@ def test_backbone_of_the_cnn_branch_is_taken_over(
     cam = build_cnn_cam("resnet18", 4, init="random").state_dict()
     cam = {key: v for key, v in cam.items() if not key.endswith("num_batches_tracked")}
     file = tmp_path / "cam.pth"
-    save_checkpoint(file, cam if layout == "ours" else to_official(cam, "cnn"))
+    named = {published.name_of(key, "cnn"): value for key, value in cam.items()}
+    save_checkpoint(file, cam if layout == "ours" else published.file_of("cnn", named))
     args = Namespace(
         irn_backbone="resnet18", irn_backbone_weights=CAM_BACKBONE, cam_weights_name=file
     )

@@ -160,12 +160,6 @@ def test_steps_and_from_step_exclude_each_other(capsys: pytest.CaptureFixture) -
     assert "not allowed with" in capsys.readouterr().err
 
 
-def test_published_network_options_and_names_work() -> None:
-    words = ["--cam_network", "net.resnet101_cam", "--irn_network", "net.resnet50_irn"]
-    args = parse_args(["--voc12_root", "x", *words])
-    assert (args.cnn, args.irn_backbone) == ("resnet101", "resnet50")
-
-
 def test_preset_replaces_defaults_and_explicit_options_win() -> None:
     demo = parse_args(["--preset", "demo"])
     written_out = vars(parse_args(["--voc12_root", "x", *arguments(PRESETS["demo"])]))
@@ -268,6 +262,12 @@ def test_wrong_values_exit_with_2(
         (["--conf_bg_thres", "0.4"], "--conf_bg_thres 0.4 is above --conf_fg_thres 0.35"),
         (["--cam_crop_size", "300"], "--cam_crop_size 300 .* 224, 336, 448"),
         (["--cam_crop_size", "112"], "--cam_crop_size 112 is not covered"),
+        (["--cam_crop_size", "512"], "224, 336, 448 .* 512 as its default but .* ran 336"),
+        (["--vit_args", "depth=0"], "--vit_args depth=0 must be an integer of at least 1"),
+        (["--vit_args", "depth=-1"], "--vit_args depth=-1 must be an integer"),
+        (["--vit_args", "embed_dim=19.2"], "--vit_args embed_dim=19.2 must be an integer"),
+        (["--vit_args", "num_heads=0,embed_dim=192"], "--vit_args num_heads=0 must be an integer"),
+        (["--vit_args", "num_heads=5,embed_dim=192"], "--vit_args num_heads=5 does not divide"),
         (["--irn_crop_size", "100"], "--irn_crop_size 100 .* multiple of 16"),
         (["--irn_crop_size", "64"], "--irn_crop_size 64 .* at least 80"),
         (["--irn_backbone_weights", "cam"], "--irn_backbone is resnet50 and --cnn is resnet152"),

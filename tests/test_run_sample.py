@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import published
 import pytest
 import torch
 from PIL import Image
@@ -30,7 +31,7 @@ from pipeline import (
 )
 
 import run_sample
-from misc.checkpoint import save_checkpoint, to_official
+from misc.checkpoint import save_checkpoint
 from misc.maps_io import load_cam, load_instances, read_image, read_label, voc_palette
 from misc.options import STEP_NAMES
 from misc.provenance import read_record
@@ -249,17 +250,10 @@ def test_steps_of_a_run_can_be_chosen(sample: Path, finished: Path, tmp_path: Pa
 # ---------------------------------------------------------------------- weights from elsewhere
 
 
-def published(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """A state dict as the published code saved it: DataParallel prefix and duplicates."""
-    state = to_official(state, name)
-    duplicates = {
-        "cnn": {"newly_added.0.weight": "classifier.weight", "stage1.0.weight": "resnet50.conv1"},
-        "transformer": {},
-        "irn": {"fc_dp7.4.running_mean": "mean_shift", "stage1.0.weight": "resnet50.conv1"},
-    }
-    for copy, original in duplicates[name].items():
-        state[copy] = next(value for key, value in state.items() if key.startswith(original))
-    return {f"module.{key}": value for key, value in state.items()}
+def as_published(state: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
+    """A state dict as the published code saves it, with the prefix that DataParallel adds."""
+    named = {published.name_of(key, kind): value for key, value in state.items()}
+    return {f"module.{key}": value for key, value in published.file_of(kind, named).items()}
 
 
 def test_published_weights_without_record_give_the_same_outputs(
@@ -268,7 +262,7 @@ def test_published_weights_without_record_give_the_same_outputs(
     names = {"cnn": "cam_weights_name", "transformer": "deit_weights_name"}
     names["irn"] = "irn_weights_name"
     for name in names:
-        state = published(weights(finished, name), name)
+        state = as_published(weights(finished, name), name)
         save_checkpoint(tmp_path / "from_elsewhere" / f"{name}.pth", state)
     files = {o: tmp_path / "from_elsewhere" / f"{name}.pth" for name, o in names.items()}
     steps = "make_cam,make_ins_seg_labels,make_sem_seg_labels"
@@ -289,7 +283,7 @@ def test_irnet_takes_over_the_backbone_of_published_weights(
 ) -> None:
     work = copy_of(finished, tmp_path / "work", without=["res50_irn.*"])
     file = tmp_path / "published.pth"
-    save_checkpoint(file, published(weights(finished, "cnn"), "cnn"))
+    save_checkpoint(file, as_published(weights(finished, "cnn"), "cnn"))
     options = {"cam_weights_name": file, "irn_backbone_weights": "cam", "irn_num_epoches": 1}
     assert run(sample, work, "--steps", "train_irn", **options) == 0
     trained, irn = weights(finished, "cnn"), weights(work, "irn")
@@ -314,6 +308,26 @@ def test_weights_of_another_network_are_refused(
     status = run(sample, tmp_path, "--steps", "make_cam", "--force", deit_weights_name=wrong)
     assert status == 2
     assert "res152_cam.pth does not fit this network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "folders"),
+    [
+        ("transformer", "make_cam", ("cam",)),
+        ("irn", "make_sem_seg_labels", ("sem_seg", "edge")),
+    ],
+)
+def test_weights_with_nan_make_nothing(
+    finished: Path, tmp_path: Path, sample: Path, capfd, name: str, step: str, folders: tuple
+) -> None:
+    work = copy_of(finished, tmp_path / "work", without=[f"{WEIGHTS[name]}*", *folders])
+    state = weights(finished, name)
+    last = [key for key, value in state.items() if value.is_floating_point()][-1]
+    torch.save(state | {last: state[last] * float("nan")}, work / "sess" / WEIGHTS[name])
+    assert run(sample, work, "--steps", step) == 2
+    told = f"{WEIGHTS[name]} cannot be used: {last} has NaN or infinite values"
+    assert told in capfd.readouterr().err
+    assert not [path for folder in folders for path in (work / "result" / folder).glob("sample_*")]
 
 
 # ------------------------------------------------------------------------------ the demo's data

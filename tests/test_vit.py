@@ -43,15 +43,23 @@ def test_weights_of_a_deeper_network_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"depht": 1}, {"depth": "two"}, {"num_heads": 0}, {"num_heads": 5}]
+    "wrong", [{"depht": 1}, {"depth": "two"}, {"depth": -1.0}, {"num_heads": 0}, {"num_heads": 5}]
 )
 @pytest.mark.parametrize("with_file", [True, False])
 def test_wrong_model_arguments_are_explained(tmp_path: Path, wrong: dict, with_file: bool) -> None:
     save_checkpoint(tmp_path / "w.pth", timm.create_model(VIT, **SMALL).state_dict())
     weights = str(tmp_path / "w.pth") if with_file else None
-    with pytest.raises(UserError, match=f"--vit {VIT} cannot be built for 224 px tiles: .") as told:
+    with pytest.raises(
+        UserError, match=rf"--vit {VIT} with --vit_args .* cannot be built for 224 px tiles: ."
+    ) as told:
         build_vit(VIT, 224, "random", weights, SMALL | wrong)
     assert "\n" not in str(told.value)
+
+
+def test_transformer_without_blocks_is_refused() -> None:
+    told = rf"--vit {VIT} with --vit_args depth=0 has no transformer block; give a depth"
+    with pytest.raises(UserError, match=told):
+        build_vit(VIT, 224, "random", model_args={"depth": 0})
 
 
 # --------------------------------------------------------------------------------- normalisation

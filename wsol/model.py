@@ -30,6 +30,7 @@ _LONGEST_REASON = 300  # of torch's list of keys that do not fit
 # Networks are built by code whose messages name the options of run_sample.py.
 _KEYS = {
     "--vit_weights": "MODEL.VIT_WEIGHTS",
+    "--vit_args": "MODEL.VIT_ARGS",
     "--cnn_weights": "MODEL.CNN_WEIGHTS",
     "--init random": "MODEL.INIT random",
     "--vit ": "MODEL.ARCH ",
