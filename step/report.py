@@ -148,8 +148,8 @@ class Report:
         names = ["background", *self.args.class_names]
         width = max(map(len, [*names, "class"]))
         first = next(iter(columns.values()))
-        of = f"{first['pictures']} of {first['list_pictures']} pictures of list {first['list']}"
-        log(f"IoU in % on {of}")
+        of = f"{first['pictures']} of {first['list_pictures']} pictures"
+        log(f"IoU in % on list {first['list']} ({of})")
         log("  ".join([f"{'class':<{width}}", *(f"{name:>6}" for name in columns)]))
         for name in names:
             values = [scores["iou"].get(name) for scores in columns.values()]

@@ -140,7 +140,8 @@ def test_the_inference_list_is_scored_where_the_evaluation_list_has_no_output(
     text = log_of(work)
     for step in ("eval_cam", "eval_ins_seg", "eval_sem_seg"):
         assert f"{step}: no picture of list val (2 pictures" in text
-    assert text.count("on 6 of 6 pictures of list train") == 4  # three lines and the table
+    assert text.count("on 6 of 6 pictures of list train") == 3
+    assert "IoU in % on list train (6 of 6 pictures)" in text
 
 
 @pytest.mark.parametrize(
