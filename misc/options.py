@@ -9,7 +9,6 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from misc.consistency import require_consistent, require_separate_outputs
 from misc.option_types import (
@@ -25,6 +24,7 @@ from misc.option_types import (
     positive_int,
     radius,
 )
+from misc.presets import PRESETS
 
 STEP_NAMES = (
     "train_cam",
@@ -60,48 +60,6 @@ _PATH_OPTIONS: dict[str, tuple[str, ...]] = {
 
 SAMPLE_FOLDER = "sess/sample_voc12"  # where --preset demo builds its data, in --work_dir
 SAMPLE_PICTURES = {"num_train": 120, "num_val": 32}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    # The built-in sample on a laptop: small versions of the same networks, from random weights.
-    "demo": {
-        "init": "random",
-        "num_workers": 0,  # on two cores loader processes get in the way of the networks
-        "train_list": "train",
-        "val_list": "val",
-        "infer_list": "train",
-        "cnn": "resnet10t",
-        "cnn_frozen_stages": 0,
-        "fixed_batchnorm": False,
-        "vit": "deit_tiny_patch16_224",
-        "vit_args": {"depth": 2, "embed_dim": 128, "num_heads": 2},
-        "tile_size": 128,
-        "tile_stride": 64,
-        "cam_crop_size": 128,
-        "cam_long_side": "112,192",
-        "cam_batch_size": 8,
-        "cam_num_epoches": 24,
-        "cam_learning_rate": 0.06,
-        "deit_learning_rate": 3e-4,
-        "deit_optimiser": "adamw",
-        "momentum": 0.9,
-        "cam_lambda": 0.02,
-        "cam_scales": "1.0,0.75,1.5",
-        # From random weights the transformer learns little in minutes, and no loss asks its class
-        # token's attention to find objects: its maps are poor, so the sample uses the CNN's.
-        "cam_fusion": "cnn",
-        "irn_backbone": "resnet10t",
-        "irn_backbone_weights": "cam",
-        "irn_crop_size": 160,
-        "irn_batch_size": 8,
-        "irn_num_epoches": 4,
-        "irn_min_input": 16,
-        # Pictures a third the size of VOC's need a walk of fewer steps.
-        "exp_times": 5,
-        "make_ins_seg_pass": True,
-        "eval_ins_seg_pass": True,
-    },
-}
 
 
 def switch_name(step: str) -> str:

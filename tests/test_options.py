@@ -11,7 +11,8 @@ import run_sample
 from misc import consistency, options
 from misc.crf import CrfParameters
 from misc.errors import UserError
-from misc.options import PRESETS, STEP_NAMES, build_parser, parse_args, selected_steps, switch_name
+from misc.options import STEP_NAMES, build_parser, parse_args, selected_steps, switch_name
+from misc.presets import PRESETS
 from net.backbone import OUTPUT_STRIDE
 from net.irn import GRID_STRIDE
 from step import train_cam, train_irn
