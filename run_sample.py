@@ -116,14 +116,16 @@ def preflight(args: Namespace) -> tuple[str, ...]:
 
 def run_step(name: str, title: str, args: Namespace, report: Any) -> None:
     """Run one step, timed, and store what it returns."""
+    from misc.distributed import select_device
     from misc.progress import log
     from misc.resources import peak_memory, reset_peak_memory
 
     log(f"{title} ...")
-    reset_peak_memory()
+    device = select_device(args.device)
+    reset_peak_memory(device)
     start = time.perf_counter()
     result = importlib.import_module(f"step.{name}").run(args)
-    seconds, memory = time.perf_counter() - start, peak_memory()
+    seconds, memory = time.perf_counter() - start, peak_memory(device)
     shown = ", ".join(f"{device} {size / 2**30:.2f} GiB" for device, size in memory.items())
     log(f"{title}: {seconds:.1f} s, peak memory {shown}")
     report.add(name, result or {}, seconds, memory)

@@ -29,7 +29,7 @@ class Watch(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == "torch":
             names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-        print(json.dumps({name: os.environ.get(name) for name in names}), flush=True)
+            print(json.dumps({name: os.environ.get(name) for name in names}), flush=True)
             os._exit(0)
 
 sys.meta_path.insert(0, Watch())
