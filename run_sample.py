@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from misc.entry import run_entry
 from misc.errors import UserError
+from misc.files import expand_user
 from misc.options import (
     SAMPLE_FOLDER,
     SAMPLE_PICTURES,
@@ -91,7 +92,7 @@ def prepare_data(args: Namespace) -> None:
 
         args.voc12_root = synthetic.build(args.work_dir / SAMPLE_FOLDER, **SAMPLE_PICTURES)
         log(f"the built-in sample is in {args.voc12_root}")
-    args.voc12_root = Path(args.voc12_root).expanduser().resolve()
+    args.voc12_root = expand_user(args.voc12_root).resolve()
     args.class_names = open_source(args).classes
     args.num_classes = len(args.class_names)
 

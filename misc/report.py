@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from misc.distributed import is_main_process, select_device
-from misc.files import read_json, write_json
+from misc.files import read_json_object, write_json
 from misc.options import STEP_NAMES
 from misc.progress import log
 from misc.seed import run_facts
@@ -43,7 +43,7 @@ class Report:
         """The metrics.json that is there, if it is of the same evaluation list and classes."""
         if not self.path.is_file():
             return {}
-        previous = read_json(self.path)
+        previous = read_json_object(self.path)
         same = all(
             previous.get("arguments", {}).get(name) == _plain(getattr(self.args, name))
             for name in ("voc12_root", "eval_list", "class_names")
