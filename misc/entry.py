@@ -9,6 +9,7 @@ import select
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 from misc.errors import UserError
@@ -38,8 +39,7 @@ def run_entry(program: str, function: Callable[[], object]) -> int:
     Returns:
         The exit status: 0, EXIT_USER_ERROR, EXIT_INTERRUPTED or EXIT_BROKEN_PIPE.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    _prepare_console()
     try:
         try:
             return _run(program, function)
@@ -54,6 +54,15 @@ def run_entry(program: str, function: Callable[[], object]) -> int:
         return EXIT_BROKEN_PIPE
     finally:
         _close_log()
+
+
+def _prepare_console() -> None:
+    """Let anything be said, even where `>&-` has closed a stream."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run(program: str, function: Callable[[], object]) -> int:

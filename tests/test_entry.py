@@ -218,6 +218,16 @@ def test_reader_that_leaves_ends_the_run_quietly(tmp_path: Path, redirect: str, 
     assert (tmp_path / "status").read_text().strip() == "141"
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-"])
+def test_closed_streams_are_no_reason_to_stop(tmp_path: Path, closed: str) -> None:
+    script = tmp_path / "talk.py"
+    script.write_text(_TALKATIVE.replace("100_000", "3"))
+    command = ["bash", "-c", f'"$0" talk.py {closed}', sys.executable]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=60)
+    assert answer.returncode == 0, answer.stderr
+
+
 def test_full_disk_behind_the_console_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "talk.py").write_text(_TALKATIVE)
     answer = subprocess.run(

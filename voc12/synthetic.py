@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from misc.errors import UserError
+from misc.errors import UserError, naming
 from misc.files import read_json, write_json
 from misc.maps_io import write_label
 from voc12.labels import VOC_CLASSES
@@ -192,7 +192,8 @@ def _replace_folder(root: Path, parameters: dict[str, Any], fill: Callable[[Path
     unfinished, outdated = (root.with_name(f".{root.name}.{end}") for end in LEFTOVERS)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    fill(unfinished)
+    with naming(root):
+        fill(unfinished)
     write_json(unfinished / RECORD_NAME, parameters)
     shutil.rmtree(outdated, ignore_errors=True)
     if root.exists():
