@@ -9,6 +9,7 @@ from typing import Any
 
 LARGEST_RADIUS = 64  # of affinities; the same as in `misc.affinity`
 LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
+LARGEST_SCALE = 16
 LARGEST_EXP_TIMES = 16  # of the random walk: 65536 steps, far beyond where maps are flat
 
 
@@ -121,6 +122,14 @@ def number_list(text: str) -> tuple[float, ...]:
     if not numbers:
         raise argparse.ArgumentTypeError("give at least one number")
     return numbers
+
+
+def scale_list(text: str) -> tuple[float, ...]:
+    """Parse `1.0,0.5,2.0`, factors of at most 16: pictures of VOC are 8000 pixels wide then."""
+    factors = number_list(text)
+    if max(factors) > LARGEST_SCALE:
+        raise argparse.ArgumentTypeError(f"{max(factors):g} is above {LARGEST_SCALE}")
+    return factors
 
 
 def keyword_arguments(text: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from misc.option_types import (
     positive_float,
     positive_int,
     radius,
+    scale_list,
     seed,
 )
 
@@ -244,7 +245,7 @@ def _cam(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cam_scales",
-        type=number_list,
+        type=scale_list,
         default="1.0,0.5,1.5,2.0,0.75,1.25,1.75",
         help="comma-separated factors, each also mirrored",
     )

@@ -255,6 +255,7 @@ def test_from_step_starts_there_and_respects_switches() -> None:
         (["--beta", "0"], "0 must be above 0"),
         (["--cam_scales", ""], "at least one number"),
         (["--cam_scales", "1.0,-1"], "-1 must be above 0"),
+        (["--cam_scales", "1.0,1e9"], "1e+09 is above 16"),
         (["--vit_args", "depth"], "depth is not KEY=VALUE"),
         (["--seed", "4294967296"], "4294967296 is above 4294967295"),
         (["--seed", "-1"], "-1 must be at least 0"),
