@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from misc.entry import run_entry
 from misc.errors import UserError
+from misc.files import expand_user
 from misc.options import (
     MASK_STEP,
     SAMPLE_FOLDER,
@@ -100,7 +101,7 @@ def prepare_data(args: Namespace) -> None:
 
         args.voc12_root = synthetic.build(args.work_dir / SAMPLE_FOLDER, **SAMPLE_PICTURES)
         log(f"the built-in sample is in {args.voc12_root}")
-    args.voc12_root = Path(args.voc12_root).expanduser().resolve()
+    args.voc12_root = expand_user(args.voc12_root).resolve()
     args.class_names = open_source(args).classes
     args.num_classes = len(args.class_names)
 
@@ -121,14 +122,16 @@ def preflight(args: Namespace) -> tuple[str, ...]:
 
 def run_step(name: str, title: str, args: Namespace, report: Any) -> None:
     """Run one step, timed, and store what it returns."""
+    from misc.distributed import select_device
     from misc.progress import log
     from misc.resources import peak_memory, reset_peak_memory
 
     log(f"{title} ...")
-    reset_peak_memory()
+    device = select_device(args.device)
+    reset_peak_memory(device)
     start = time.perf_counter()
     result = importlib.import_module(f"step.{name}").run(args)
-    seconds, memory = time.perf_counter() - start, peak_memory()
+    seconds, memory = time.perf_counter() - start, peak_memory(device)
     shown = ", ".join(f"{device} {size / 2**30:.2f} GiB" for device, size in memory.items())
     log(f"{title}: {seconds:.1f} s, peak memory {shown}")
     report.add(name, result or {}, seconds, memory)

@@ -1,0 +1,3 @@
+"""What all parts share."""
+
+import misc.threads  # noqa: F401 - before anything can load torch

@@ -6,7 +6,7 @@ nothing here builds a matrix of all points by all points.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +24,7 @@ Offset = tuple[int, int]
 LARGEST_RADIUS = 64  # keeps positions on a path within one byte
 WALK_TAIL = 1e-7  # weight of the Chebyshev terms the random walk leaves out: below float32 rounding
 WALK_BLOCK = 2**20  # map elements walked at a time, so that many maps need no more memory than few
+_NO_FLOAT64 = ("mps",)
 RESIZE_BLOCK = 2**24  # picture elements resized at a time
 
 
@@ -143,7 +144,8 @@ def random_walk(
     T holds affinity^beta of all pairs within the radius, both ways, and 1 on the diagonal, with
     columns normalised to sum one. T is similar to a symmetric matrix with eigenvalues in [-1, 1],
     so its power is a short Chebyshev series (see `power_in_chebyshev`): 84 products with the
-    local stencil instead of 256 at exp_times 8, on the device of `cam`, in float64.
+    local stencil instead of 256 at exp_times 8, in float64, on the device of `cam` or, where that
+    has no float64 (Apple's GPUs), on the CPU.
 
     Args:
         cam: (K, h, w) float class maps; any K and size, including none and 1x1.
@@ -167,6 +169,9 @@ def random_walk(
         raise UserError(f"The random walk needs beta > 0 and exp_times >= 0: {beta}, {exp_times}.")
     if cam.numel() == 0:
         return torch.zeros_like(cam)
+    if cam.device.type in _NO_FLOAT64:
+        walked = random_walk(cam.cpu(), edge.cpu(), radius, beta, exp_times)
+        return walked.to(cam.device)
     # float64 inside: Chebyshev recurrences amplify rounding by (number of terms)^2 / 2.
     edge = edge.double()
     step = _WalkStep(edge, radius, beta)
@@ -195,7 +200,7 @@ def strongest_map(
         Without a map above zero everything is background.
 
     Raises:
-        UserError: the maps are too small for the picture.
+        UserError: the maps are too small for the picture, or not finite.
     """
     if walked.shape[1] * CAM_STRIDE < size[0] or walked.shape[2] * CAM_STRIDE < size[1]:
         raise UserError(
@@ -208,6 +213,11 @@ def strongest_map(
     peak = walked.new_zeros(())
     for maps in walked.split(block):
         peak = peak.maximum(_to_picture(maps, size).max()) if len(maps) else peak
+    if not peak.isfinite():
+        raise UserError(
+            "The maps to choose from are not finite: the class maps, or the edges they walked "
+            "along, come from damaged weights or a training that diverged; train again."
+        )
     if peak > 0:
         for first, maps in zip(range(0, len(walked), block), walked.split(block), strict=True):
             strongest, index = (_to_picture(maps, size) / peak).max(0)
@@ -217,7 +227,8 @@ def strongest_map(
     return winner.cpu().numpy(), score.float().cpu().numpy()
 
 
-def power_in_chebyshev(n: int, tail: float = WALK_TAIL) -> list[float]:
+@lru_cache(maxsize=8)
+def power_in_chebyshev(n: int, tail: float = WALK_TAIL) -> tuple[float, ...]:
     """Coefficients c_k of t^n = sum_k c_k T_k(t) on [-1, 1], cut where little is left.
 
     c_k = 2^(1 - n) binom(n, (n - k) / 2) for k of the parity of n, half of that at k = 0. They are
@@ -243,7 +254,7 @@ def power_in_chebyshev(n: int, tail: float = WALK_TAIL) -> list[float]:
     kept = max(1, int(np.count_nonzero(beyond > tail)))
     coefficients = np.zeros(order[kept - 1] + 1)
     coefficients[order[:kept]] = weight[:kept] / weight[:kept].sum()
-    return coefficients.tolist()
+    return tuple(coefficients.tolist())
 
 
 class _WalkStep:
@@ -290,7 +301,7 @@ class _WalkStep:
             out[:, offset:].addcmul_(weight, maps[:, : length - offset], value=factor)
         return out
 
-    def series(self, start: Tensor, coefficients: list[float]) -> Tensor:
+    def series(self, start: Tensor, coefficients: Sequence[float]) -> Tensor:
         """(K, h, w) start -> D^-1/2 (sum_k c_k T_k(S)) D^1/2 start, T_k by its recurrence."""
         now = self.flatten(start) * self.root
         total = coefficients[0] * now

@@ -32,6 +32,7 @@ import yaml
 
 from misc.config_types import Place, absolute_path, convert, describe, range_problem
 from misc.errors import UserError
+from misc.files import expand_user
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ def load_config(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T
             the wrong type or is out of range. The message names file or command line, key, value
             and what is expected.
     """
-    path = Path(path).expanduser()
+    path = expand_user(path)
     leaves = {leaf.key: leaf for leaf in _leaves(schema)}
     tree = tree_of(path)
     values: dict[str, Any] = {}
@@ -276,6 +277,8 @@ def _checked(leaf: _Leaf, raw: Any, place: Place) -> Any:
         raise UserError(
             f"{place.name}: {leaf.key} is {raw!r}; expected {describe(leaf.annotation)}."
         ) from None
+    except UserError as error:
+        raise UserError(f"{place.name}: {leaf.key} is {error}") from None
     problem = range_problem(value, leaf.metadata)
     if problem is not None:
         raise UserError(f"{place.name}: {leaf.key} is {_plain(value)}; it must be {problem}.")

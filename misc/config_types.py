@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import yaml
 
+from misc.files import expand_user
+
 _NONE_WORDS = ("none", "null", "~", "")
 _NAMES = {
     int: "a whole number",
@@ -65,7 +67,7 @@ def convert(raw: Any, annotation: Any, place: Place) -> Any:
 
 def absolute_path(path: Path, folder: Path) -> Path:
     """The path without `~` and `..`, seen from the folder where it is relative; links are kept."""
-    return Path(os.path.abspath(folder / path.expanduser()))  # noqa: PTH100 - resolve follows links
+    return Path(os.path.abspath(folder / expand_user(path)))  # noqa: PTH100 - resolve follows links
 
 
 def _parse(text: str) -> Any:

@@ -17,6 +17,8 @@ from misc.errors import UserError
 
 T = TypeVar("T")
 
+_DEVICE_TYPES = ("cpu", "cuda", "mps")
+
 
 def rank() -> int:
     """Index of this process, 0 for a plain run."""
@@ -164,14 +166,18 @@ def select_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
+        device = None
+    if device is None or device.type not in _DEVICE_TYPES:
         raise UserError(
-            f"--device {name} is not a device; use auto, cpu, cuda, cuda:INDEX or mps."
-        ) from None
+            f"--device {name} is not a device to run on; use auto, cpu, cuda, cuda:INDEX or mps."
+        )
+    if device.type != "cuda" and device.index:
+        raise UserError(f"--device {name}: there is one such device; use {device.type}.")
     if device.type == "cuda":
         return _cuda_device(device)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"--device {name}: this machine has no Apple GPU; use --device cpu.")
-    return device
+    return torch.device(device.type)
 
 
 def _cuda_device(device: torch.device) -> torch.device:

@@ -4,34 +4,22 @@ Nothing here imports torch: wrong options are answered in a moment.
 """
 
 import contextlib
-import errno
 import os
+import select
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
 
 from misc.errors import UserError
+from misc.refusals import refusal
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # as a shell says it of programs that SIGPIPE ended
 
 _SECONDS_FOR_MAIN_PROCESS = 2.0
-
-_NO_SPACE = "free some space or write to another disk"
-_NO_PERMISSION = "change the permissions or use another folder"
-_NO_FOLDER = "a file is where a folder is needed; move it away or use another folder"
-_REMEDIES = {
-    errno.ENOSPC: _NO_SPACE,
-    errno.EDQUOT: _NO_SPACE,
-    errno.EFBIG: _NO_SPACE,
-    errno.EACCES: _NO_PERMISSION,
-    errno.EPERM: _NO_PERMISSION,
-    errno.EROFS: _NO_PERMISSION,
-    errno.ENOTDIR: _NO_FOLDER,
-    errno.EEXIST: _NO_FOLDER,
-    errno.EISDIR: "a folder is where a file is needed; move it away or use another folder",
-}
-"""What to do about the errors of the operating system that are no bugs of ours."""
 
 
 def run_entry(program: str, function: Callable[[], object]) -> int:
@@ -45,9 +33,40 @@ def run_entry(program: str, function: Callable[[], object]) -> int:
         program: name of the script, in front of the message.
         function: does all of the work, the parsing of the options included.
 
+    A reader of the output that has left, as in `| head -1`, ends it quietly. What the console
+    cannot show, such as file names that are not UTF-8, is escaped.
+
     Returns:
-        The exit status: 0, EXIT_USER_ERROR or EXIT_INTERRUPTED.
+        The exit status: 0, EXIT_USER_ERROR, EXIT_INTERRUPTED or EXIT_BROKEN_PIPE.
     """
+    _prepare_console()
+    try:
+        try:
+            return _run(program, function)
+        finally:
+            _flush_output()
+    except BrokenPipeError:
+        broken = [stream for stream in (sys.stdout, sys.stderr) if _reader_left(stream)]
+        for stream in broken:
+            _discard(stream)
+        if not broken:
+            raise
+        return EXIT_BROKEN_PIPE
+    finally:
+        _close_log()
+
+
+def _prepare_console() -> None:
+    """Let anything be said, even where `>&-` has closed a stream."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _run(program: str, function: Callable[[], object]) -> int:
+    """The status of a function whose output is read to the end."""
     try:
         function()
     except UserError as error:
@@ -59,14 +78,12 @@ def run_entry(program: str, function: Callable[[], object]) -> int:
             message = f"{program}: interrupted; the same command{again} goes on from here."
             print(message, file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (OSError, RuntimeError) as error:
-        sentence = _refusal(error)
+    except (OSError, RuntimeError, MemoryError) as error:
+        sentence = refusal(error)
         if sentence is None:
             raise
         _tell(program, sentence)
         return EXIT_USER_ERROR
-    finally:
-        _close_log()
     if "misc.distributed" in sys.modules:  # else nobody can have joined
         from misc.distributed import leave_processes
 
@@ -79,21 +96,29 @@ def sentence_of(error: UserError) -> str:
     return str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].strip()
 
 
-def _refusal(error: OSError | RuntimeError) -> str | None:
-    """What the disk or the GPU refused and a remedy; None for an error that is a bug."""
-    if isinstance(error, OSError):
-        if error.errno not in _REMEDIES:
-            return None
-        where = f"{error.filename}: " if error.filename is not None else ""
-        return f"{where}{error.strerror}; {_REMEDIES[error.errno]}."
-    out_of_memory = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
-    if out_of_memory is None or not isinstance(error, out_of_memory):
-        return None
-    reason = str(error).partition(". ")[0]  # advice for programmers comes after it
-    return (
-        f"{reason}; use a smaller batch, crop or network, end other programs on the GPU, or use "
-        "the CPU."
-    )
+def _flush_output() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:  # a full disk, which was told where lines were logged
+        _discard(sys.stdout)
+
+
+def _discard(stream: TextIO) -> None:
+    """Send the rest of a stream nowhere: Python would complain when it flushes it at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _reader_left(stream: TextIO) -> bool:
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)
+    except (OSError, ValueError):  # no stream of the system, or closed
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _tell(program: str, sentence: str) -> None:

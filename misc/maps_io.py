@@ -24,8 +24,10 @@ CAM_STRIDE = 4
 """Pixels of the picture per pixel of the small map in a CAM file."""
 
 LABEL_VALUES = 256
-INDEX_MODES = ("P", "L", "1")
+INDEX_MODES = ("P", "L")
 """PIL modes whose pixel value is an index."""
+_PNG_DEPTH = 24
+"""Where a PNG says how many bits a sample has; PIL scales gray of fewer than eight to 0..255."""
 
 _DECODE_ERRORS = (
     OSError,
@@ -126,22 +128,37 @@ def read_label(path: Path | str) -> np.ndarray:
     """Read the indices of a palette or gray PNG.
 
     Args:
-        path: a label map (mode P, L or 1).
+        path: a label map, a palette (of any depth) or 8-bit gray.
 
     Returns:
         (h, w) uint8 indices.
 
     Raises:
-        UserError: the file is missing, unreadable, or holds colours instead of indices.
+        UserError: the file is missing, unreadable, or holds something else than indices.
     """
     with opened_image(path) as image:
-        mode = image.mode
-        if mode in INDEX_MODES:
-            return np.array(image).astype(np.uint8, copy=False)
-    raise UserError(
-        f"{path} is a picture of mode {mode}, not a label map; save it as a palette or 8-bit gray "
-        "PNG whose pixel value is the class index."
-    )
+        _require_indices(path, image)
+        return np.array(image)
+
+
+def _require_indices(path: Path | str, image: Image.Image) -> None:
+    """Make sure that the pixel values of an opened picture are indices as they were stored."""
+    remedy = "save it as a palette or 8-bit gray PNG whose pixel value is the class index."
+    if image.mode == "1" or (image.mode == "L" and _png_depth(path, image) < 8):
+        raise UserError(
+            f"{path} is gray of less than 8 bits, whose values are spread over 0..255 when they "
+            f"are read, not a label map; {remedy}"
+        )
+    if image.mode not in INDEX_MODES:
+        raise UserError(f"{path} is a picture of mode {image.mode}, not a label map; {remedy}")
+
+
+def _png_depth(path: Path | str, image: Image.Image) -> int:
+    """Bits of a sample as the header says; 8 for other formats."""
+    if image.format != "PNG":
+        return 8
+    with Path(path).open("rb") as stream:
+        return stream.read(_PNG_DEPTH + 1)[_PNG_DEPTH]
 
 
 def write_label(path: Path | str, label: np.ndarray) -> None:
@@ -206,9 +223,14 @@ def load_cam(path: Path | str) -> CamMaps:
     """Read a file written by `save_cam`.
 
     Raises:
-        UserError: the file is missing, broken or of another kind.
+        UserError: the file is missing, broken, of another kind or not finite.
     """
     arrays = _load_npz(path, ("keys", "cam", "high_res"))
+    if not all(np.isfinite(arrays[name]).all() for name in ("cam", "high_res")):
+        raise UserError(
+            f"{path} has class activation maps that are not finite; remove it and run make_cam "
+            "again."
+        )
     return CamMaps(
         keys=arrays["keys"].astype(np.int64),
         cam=arrays["cam"].astype(np.float32),

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 LARGEST_RADIUS = 64  # of affinities; the same as in `misc.affinity`
+LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
+LARGEST_SCALE = 16
+LARGEST_EXP_TIMES = 16  # of the random walk: 65536 steps, far beyond where maps are flat
 
 
 class BooleanAction(argparse.Action):
@@ -56,6 +59,23 @@ def non_negative_int(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} must be at least 0")
+    return value
+
+
+def seed(text: str) -> int:
+    """Parse a seed in 0..2^32 - 1."""
+    return _bounded(text, LARGEST_SEED)
+
+
+def exp_times(text: str) -> int:
+    """Parse the binary logarithm of the number of steps of a walk, in 0..16."""
+    return _bounded(text, LARGEST_EXP_TIMES)
+
+
+def _bounded(text: str, largest: int) -> int:
+    value = non_negative_int(text)
+    if value > largest:
+        raise argparse.ArgumentTypeError(f"{text} is above {largest}")
     return value
 
 
@@ -124,6 +144,14 @@ def number_list(text: str) -> tuple[float, ...]:
     if not numbers:
         raise argparse.ArgumentTypeError("give at least one number")
     return numbers
+
+
+def scale_list(text: str) -> tuple[float, ...]:
+    """Parse `1.0,0.5,2.0`, factors of at most 16: pictures of VOC are 8000 pixels wide then."""
+    factors = number_list(text)
+    if max(factors) > LARGEST_SCALE:
+        raise argparse.ArgumentTypeError(f"{max(factors):g} is above {LARGEST_SCALE}")
+    return factors
 
 
 def keyword_arguments(text: str) -> dict[str, Any]:

@@ -8,13 +8,14 @@ except paths, which become absolute.
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from misc.consistency import require_consistent, require_separate_outputs
+from misc.files import expand_user
 from misc.option_types import (
     BooleanAction,
     HelpFormatter,
     NetworkAction,
+    exp_times,
     fraction,
     keyword_arguments,
     non_negative_float,
@@ -23,6 +24,8 @@ from misc.option_types import (
     positive_float,
     positive_int,
     radius,
+    scale_list,
+    seed,
 )
 from misc.presets import PRESETS
 
@@ -109,9 +112,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
         default=(os.cpu_count() or 2) // 2,
         help="processes that load pictures and run the CRF; 0 does both in the main process",
     )
-    group.add_argument(
-        "--seed", type=non_negative_int, default=0, help="seed of every random choice"
-    )
+    group.add_argument("--seed", type=seed, default=0, help="seed of every random choice")
     group.add_argument(
         "--precision",
         default="float32",
@@ -206,7 +207,7 @@ def _cam(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cam_scales",
-        type=number_list,
+        type=scale_list,
         default="1.0,0.5,1.5,2.0,0.75,1.25,1.75",
         help="comma-separated factors, each also mirrored",
     )
@@ -328,7 +329,7 @@ def _random_walk(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("random walk")
     group.add_argument("--beta", type=positive_float, default=10.0, help="exponent of the affinity")
     group.add_argument(
-        "--exp_times", type=non_negative_int, default=8, help="2 to the power of this many steps"
+        "--exp_times", type=exp_times, default=8, help="2 to the power of this many steps"
     )
     group.add_argument("--walk_radius", type=radius, default=5, help="cells of 4 pixels")
     group.add_argument(
@@ -392,9 +393,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def resolve_paths(args: argparse.Namespace) -> argparse.Namespace:
     """Make output paths absolute below `--work_dir`, fill defaults that depend on others."""
-    args.work_dir = Path(args.work_dir).expanduser().resolve()
+    args.work_dir = expand_user(args.work_dir).resolve()
     for name in _PATH_OPTIONS:
-        setattr(args, name, args.work_dir / Path(getattr(args, name)).expanduser())
+        setattr(args, name, args.work_dir / expand_user(getattr(args, name)))
     args.deit_learning_rate = args.deit_learning_rate or args.cam_learning_rate
     return args
 

@@ -3,13 +3,16 @@
 Nothing here imports torch at the top: worker processes start in a moment.
 """
 
+import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from typing import TypeVar
 
 from misc.errors import UserError
+from misc.threads import one_thread_each
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,7 +32,8 @@ def map_pictures(
         function: a top-level function, or a `functools.partial` of one, as it is pickled.
         items: what to call it on, picklable.
         num_workers: number of processes; 0 works in this one. They are spawned afresh, since
-            forking is unsafe beside CUDA and OpenMP threads.
+            forking is unsafe beside CUDA and OpenMP threads. Each works with one thread and ends
+            when this process is killed.
         description: text before the bar.
 
     Raises:
@@ -43,8 +47,10 @@ def map_pictures(
     if num_workers == 0 or not items:
         return [function(item) for item in progress(items, description)]
     workers = min(num_workers, len(items))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(function, item) for item in items]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+        with one_thread_each():
+            futures = [pool.submit(function, item) for item in items]
         try:
             for future in progress(as_completed(futures), description, total=len(items)):
                 future.result()
@@ -56,3 +62,13 @@ def map_pictures(
         finally:
             pool.shutdown(cancel_futures=True)
     return [future.result() for future in futures]
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when its parent does, even by a signal that cannot be caught."""
+
+    def watch() -> None:
+        connection.wait([parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from misc.distributed import is_main_process
+from misc.errors import naming
 
 _SECONDS_BETWEEN_LINES = 30.0  # a bar that goes to a file or a pipe
 
@@ -22,9 +23,13 @@ class RunLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, message: str) -> None:
-        """Append `message`; every line of it gets the time stamp."""
+        """Append `message`; every line of it gets the time stamp.
+
+        Names that are not UTF-8 are escaped.
+        """
         stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-        with self.path.open("a", encoding="utf-8") as stream:
+        options = {"encoding": "utf-8", "errors": "backslashreplace"}
+        with naming(self.path), self.path.open("a", **options) as stream:
             stream.writelines(f"{stamp} {line}\n" for line in message.split("\n"))
 
 

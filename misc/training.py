@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from misc.distributed import (
     world_size,
 )
 from misc.errors import UserError
+from misc.files import remove_leftovers
 from misc.progress import log, progress
 
 _EPOCH_SEED_STRIDE = 1_000_003  # keeps the shuffles of different seeds apart
@@ -219,14 +220,19 @@ class Training:
         """Run all epochs that are not finished yet.
 
         Raises:
-            UserError: a loss is not finite.
+            UserError: a loss, a number of `after_epoch` or a network is not finite; no state is
+                written then.
         """
+        if is_main_process():
+            remove_leftovers(self.state_path)
         for epoch in range(self.resume(), self.epochs):
             if self.before_epoch is not None:
                 self.before_epoch(epoch)
             means = self._run_epoch(epoch)
+            self._require_finite_networks(epoch)
             if self.after_epoch is not None:
                 means.update(self.after_epoch(epoch))
+            self._require_finite(means, f"after epoch {epoch + 1}")
             self.history.append(means)
             log(f"{self.title}: epoch {epoch + 1}/{self.epochs}: {self.in_words(means)}")
             self._save_state(epoch + 1)
@@ -259,8 +265,8 @@ class Training:
             losses = self.step(to_device(batch, self.device), epoch)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value
-            total = float(sum(losses.values()))
-            self._require_finite(total, losses, epoch, index)
+            if not math.isfinite(sum(losses.values())):
+                self._require_finite(losses, f"in step {index + 1} of epoch {epoch + 1}")
             bar.set_postfix({name: f"{float(value):.3f}" for name, value in losses.items()})
         return {
             name: float(all_reduce_mean(value)) / self.steps_per_epoch
@@ -279,15 +285,23 @@ class Training:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _require_finite(
-        self, total: float, losses: Mapping[str, Tensor], epoch: int, index: int
-    ) -> None:
-        if not math.isfinite(total):
-            values = ", ".join(f"{name} {float(value)}" for name, value in losses.items())
-            raise UserError(
-                f"{self.title}: a loss is not finite in step {index + 1} of epoch {epoch + 1} "
-                f"({values}); lower the learning rate and start again with --overwrite."
-            )
+    def _require_finite(self, numbers: Mapping[str, Tensor | float], when: str) -> None:
+        values = {name: float(value) for name, value in numbers.items()}
+        if not all(math.isfinite(value) for value in values.values()):
+            shown = ", ".join(f"{name} {value}" for name, value in values.items())
+            self._stop(f"a loss is not finite {when} ({shown})")
+
+    def _require_finite_networks(self, epoch: int) -> None:
+        """Losses are those before an update: they do not see what the last one has done."""
+        for name, model in self._bare_models().items():
+            for key, value in model.state_dict().items():
+                if not value.isfinite().all():
+                    self._stop(f"{key} of network {name} is not finite after epoch {epoch + 1}")
+
+    def _stop(self, problem: str) -> NoReturn:
+        raise UserError(
+            f"{self.title}: {problem}; lower the learning rate and start again with --overwrite."
+        )
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from misc.errors import UserError
 from misc.files import atomic_path
 from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL, voc_palette
 
@@ -196,13 +197,16 @@ class FigureRow:
 def save_figure(
     path: Path | str, rows: Sequence[FigureRow], columns: Sequence[str], class_names: Sequence[str]
 ) -> None:
-    """Write rows of pictures as a PNG with column titles, captions and a legend of label colours.
+    """Write rows of pictures with column titles, captions and a legend of label colours.
 
     Args:
-        path: target `.png`.
+        path: target; its suffix chooses the format, without one it is PNG.
         rows: at least one.
         columns: titles in order; one that no row has is left out.
         class_names: foreground names, for the legend.
+
+    Raises:
+        UserError: no format has this suffix.
     """
     columns = [title for title in columns if any(title in row.cells for row in rows)]
     heights = [_row_inches(row) for row in rows]
@@ -212,13 +216,23 @@ def save_figure(
     lines = -(-len(labels) // entries_per_line)
     height = _TITLE_INCHES + sum(heights) + _LEGEND_INCHES + lines * _LEGEND_LINE_INCHES
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    kind = _figure_format(path, figure)
     top = height - _TITLE_INCHES
     for number, (row, row_height) in enumerate(zip(rows, heights, strict=True)):
         _draw_row(figure, row, columns, top, with_titles=number == 0)
         top -= row_height
     _draw_legend(figure, labels, class_names, entries_per_line)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, format=kind)
+
+
+def _figure_format(path: Path | str, figure: Figure) -> str:
+    kind, known = Path(path).suffix[1:].lower() or "png", figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise UserError(
+            f"{path}: a figure cannot be {kind}; use one of {', '.join(sorted(known))}."
+        )
+    return kind
 
 
 def _row_inches(row: FigureRow) -> float:

@@ -7,6 +7,7 @@ maps.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import numpy as np
 
 from misc import lineage
 from misc.distributed import shard
-from misc.errors import UserError
+from misc.entry import run_entry
 from misc.evaluation import add_picture, percent, show
 from misc.maps_io import CamMaps, load_cam, read_label
 from misc.metrics import ConfusionMatrix, SegmentationScores
+from misc.option_types import fraction
 from misc.progress import log, progress
 from step.scoring import Scored, output_path, report_segmentation, scored_pictures
 from voc12.devkit import Devkit
@@ -76,19 +78,15 @@ def cam_to_label(maps: CamMaps, threshold: float) -> np.ndarray:
     return labels[np.concatenate((background, maps.high_res)).argmax(axis=0)]
 
 
-def main() -> None:
-    """Sweep the background score over stored CAMs."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Sweep the background score over stored CAMs; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="step.eval_cam", description=main.__doc__)
     parser.add_argument("--voc12_root", type=Path, required=True, help="VOC devkit root")
     parser.add_argument("--cam_out_dir", type=Path, default=Path("result/cam"), help="CAM folder")
     parser.add_argument("--eval_list", default="train", help="list to score: a name or a file")
     parser.add_argument("--classes", type=Path, help="file of class names (default: VOC's 20)")
-    parser.add_argument("--thresholds", type=float, nargs="+", default=_SWEEP, help="0..1")
-    args = parser.parse_args()
-    try:
-        sweep(args)
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+    parser.add_argument("--thresholds", type=fraction, nargs="+", default=_SWEEP, help="0..1")
+    return run_entry(parser.prog, lambda: sweep(parser.parse_args(argv)))
 
 
 def sweep(args: argparse.Namespace) -> None:
@@ -104,4 +102,4 @@ def sweep(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,6 +17,7 @@ from misc import lineage
 from misc.cam_maps import fuse, normalise_maps, sum_scales
 from misc.checkpoint import load_weights
 from misc.distributed import select_device, shard
+from misc.errors import UserError
 from misc.maps_io import load_cam_origin, save_cam
 from misc.progress import log, progress
 from misc.training import autocast, eval_loader
@@ -87,7 +88,11 @@ def picture_cams(
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Write the CAMs of every picture of the training and the inference list."""
+    """Write the CAMs of every picture of the training and the inference list.
+
+    Raises:
+        UserError: the CAMs of a picture are not finite.
+    """
     source, device = open_source(args), select_device(args.device)
     branches = load_branches(args, device)
     (ids,) = prepare_outputs(args, STEP)
@@ -112,10 +117,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 args.cam_fusion,
                 args.cam_tile_batch,
             )
+        if not (cam.isfinite().all() and high_res.isfinite().all()):
+            raise _not_finite(args, name)
         path = args.cam_out_dir / f"{name}{SUFFIX}"
         maps = cam.cpu().numpy(), high_res.cpu().numpy()
         save_cam(path, keys[name], *maps, picture=source.picture_hash(name))
     return {"pictures": len(ids), "made": len(left)}
+
+
+def _not_finite(args: argparse.Namespace, name: str) -> UserError:
+    """Names the weights that the fusion uses."""
+    used = {
+        args.cam_weights_name: lineage.uses_cnn(args),
+        args.deit_weights_name: lineage.uses_transformer(args),
+    }
+    weights = " or ".join(str(path) for path, is_used in used.items() if is_used)
+    return UserError(
+        f"{name}: the class activation maps are not finite; {weights} is damaged or the training "
+        "diverged, train again with a lower learning rate and --overwrite."
+    )
 
 
 def _finished(path: Path, keys: np.ndarray, picture: int) -> bool:

@@ -6,14 +6,19 @@ Reads photos and masks of the devkit and whatever is there of `result/cam`, `res
 """
 
 import argparse
+import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from misc.entry import run_entry
 from misc.errors import UserError
-from misc.maps_io import load_cam, load_instances, read_image, read_label
+from misc.files import up_to_date
+from misc.maps_io import load_cam, load_cam_origin, load_instances, read_image, read_label
+from misc.option_types import positive_int
 from misc.progress import log, progress
 from misc.visualize import (
     FigureRow,
@@ -31,6 +36,7 @@ PHOTO, TRUTH, CAM, IR_LABEL = "photo", "ground truth", "CAM", "IR label"
 EDGE, MASK, INSTANCES = "edge map", "pseudo mask", "instances"
 COLUMNS = (PHOTO, TRUTH, CAM, IR_LABEL, EDGE, MASK, INSTANCES)
 _FIGURE_NAME = "figure.png"
+_UNKNOWN = 0  # hash of the picture in a CAM file that names none
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -74,45 +80,73 @@ def _files(args: argparse.Namespace, name: str) -> tuple[Path, Path, Path, Path,
 
 
 def draw_picture(args: argparse.Namespace, name: str) -> FigureRow:
-    """One row: the columns whose files exist, and the classes of the picture as caption."""
+    """One row: the columns whose files are there and current, the classes as caption.
+
+    Raises:
+        UserError: the CAM has a class that the class list does not name.
+    """
     devkit = Devkit(args.voc12_root)
     image = read_image(devkit.image_path(name))
-    cam, ir_label, edge, mask, instances = _files(args, name)
-    cells, classes = {PHOTO: image}, set()
-    if cam.is_file():
-        maps = load_cam(cam)
-        cells[CAM], classes = heat_map(image, maps.high_res), {int(key) for key in maps.keys}
-    if edge.is_file():
-        cells[EDGE] = edge_picture(read_label(edge), image.shape[:2])
-    if instances.is_file():
-        cells[INSTANCES] = colour_instances(image, load_instances(instances).mask)
-    shown = {TRUTH: devkit.mask_path(name), IR_LABEL: ir_label, MASK: mask}
-    labels = {t: read_label(path) for t, path in shown.items() if path and path.is_file()}
+    files = _current_files(args, name, devkit.image_path(name))
+    cells, classes = {PHOTO: image}, ""
+    if CAM in files:
+        maps = load_cam(files[CAM])
+        cells[CAM] = heat_map(image, maps.high_res)
+        classes = _class_names(args, maps.keys, files[CAM])
+    if EDGE in files:
+        cells[EDGE] = edge_picture(read_label(files[EDGE]), image.shape[:2])
+    masks = load_instances(files[INSTANCES]).mask if INSTANCES in files else None
+    if masks is not None and masks.shape[1:] == image.shape[:2]:
+        cells[INSTANCES] = colour_instances(image, masks)
+    shown = {t: files.get(t) for t in (IR_LABEL, MASK)} | {TRUTH: devkit.mask_path(name)}
+    labels = {title: read_label(path) for title, path in shown.items() if path is not None}
     cells |= {title: colour_label(label) for title, label in labels.items()}
     values = {int(value) for label in labels.values() for value in np.unique(label)}
-    names = ", ".join(args.class_names[key] for key in sorted(classes))
-    return FigureRow(f"{name}: {names}" if names else name, cells, values)
+    return FigureRow(f"{name}: {classes}" if classes else name, cells, values)
 
 
-def main() -> None:
-    """Draw the figure of finished outputs."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+def _current_files(args: argparse.Namespace, name: str, picture: Path) -> dict[str, Path]:
+    """Outputs of a picture by column, without those of an earlier picture of the same name."""
+    cam, *made = _files(args, name)
+    inputs = [cam] if cam.is_file() else []
+    if inputs and load_cam_origin(cam)[1] not in (_UNKNOWN, zlib.crc32(picture.read_bytes())):
+        return {}
+    columns = zip((IR_LABEL, EDGE, MASK, INSTANCES), made, strict=True)
+    current = {title: path for title, path in columns if up_to_date(path, *inputs)}
+    return current | ({CAM: cam} if inputs else {})
+
+
+def _class_names(args: argparse.Namespace, keys: np.ndarray, cam: Path) -> str:
+    known = len(args.class_names)
+    if keys.size and keys.max() >= known:
+        raise UserError(
+            f"{cam} has class {keys.max() + 1} but only {known} classes are named; give the list "
+            "it was made with by --classes."
+        )
+    return ", ".join(args.class_names[key] for key in sorted(keys.tolist()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the figure of finished outputs; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="step.make_figure", description=main.__doc__)
     parser.add_argument("--voc12_root", type=Path, required=True, help="VOC devkit root")
     parser.add_argument("--work_dir", type=Path, default=Path(), help="folder that holds result/")
     parser.add_argument("--list", dest="infer_list", default="train", help="a name or a file")
-    parser.add_argument("--num", dest="figure_num", type=int, default=6, help="number of pictures")
+    parser.add_argument(
+        "--num", "--figure_num", dest="figure_num", type=positive_int, default=6, help="of pictures"
+    )
     parser.add_argument("--classes", type=Path, help="file of class names (default: VOC's 20)")
     parser.add_argument("--output", type=Path, help="default: WORK_DIR/result/figure.png")
-    args = parser.parse_args()
+    return run_entry(parser.prog, lambda: _draw_alone(parser.parse_args(argv)))
+
+
+def _draw_alone(args: argparse.Namespace) -> None:
     args.result_dir, args.cache_dir = args.work_dir / "result", None
     args.class_names = load_classes(args.classes)
     for kind in ("cam", "ir_label", "edge", "sem_seg", "ins_seg"):
         setattr(args, f"{kind}_out_dir", args.result_dir / kind)
-    try:
-        make_figure(args, args.output or args.result_dir / _FIGURE_NAME)
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+    make_figure(args, args.output or args.result_dir / _FIGURE_NAME)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,6 +17,7 @@ from torch import Tensor
 from misc import lineage
 from misc.checkpoint import load_weights
 from misc.distributed import select_device, shard
+from misc.errors import UserError
 from misc.files import atomic_path, up_to_date
 from misc.maps_io import CamMaps, load_cam, write_label
 from misc.progress import log, progress
@@ -75,7 +76,11 @@ def load_network(args: argparse.Namespace, device: torch.device) -> IRNet:
 
 
 def infer(args: argparse.Namespace, ids: list[str], description: str) -> Iterator[Inference]:
-    """Run IRNet on pictures at their original size."""
+    """Run IRNet on pictures at their original size.
+
+    Raises:
+        UserError: what it says about a picture is not finite.
+    """
     device = select_device(args.device)
     model = load_network(args, device)
     dataset = MultiScaleDataset(open_source(args).devkit, ids, (1.0,))
@@ -83,6 +88,12 @@ def infer(args: argparse.Namespace, ids: list[str], description: str) -> Iterato
         with autocast(device, args.precision):
             image = item["images"][0].to(device)
             edge, displacement = model.edge_displacement(image, args.irn_min_input)
+        if not (edge.isfinite().all() and displacement.isfinite().all()):
+            raise UserError(
+                f"{item['name']}: the edges or displacements are not finite; "
+                f"{args.irn_weights_name} is damaged or its training diverged, train it again "
+                "with a lower --irn_learning_rate and --overwrite."
+            )
         maps = load_cam(args.cam_out_dir / f"{item['name']}.npz")
         cam = torch.from_numpy(maps.cam).to(device)
         yield Inference(item["name"], tuple(item["size"]), maps, cam, edge, displacement)

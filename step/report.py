@@ -8,7 +8,7 @@ from typing import Any
 
 from misc.distributed import is_main_process, select_device
 from misc.errors import UserError
-from misc.files import read_json, write_json
+from misc.files import read_json_object, write_json
 from misc.options import STEP_NAMES
 from misc.progress import log
 from misc.provenance import read_record
@@ -18,6 +18,7 @@ from step.scoring import SCORING_STEPS, find_scored
 from voc12.source import open_source
 
 _NOT_ARGUMENTS = ("data_source",)
+_PARTS = ("arguments", "steps", "seconds", "peak_memory_bytes", "identities")
 
 
 class Report:
@@ -46,8 +47,10 @@ class Report:
 
     def _read_previous(self) -> dict[str, Any]:
         """The metrics.json that is there, if it is of the same data and classes."""
-        previous = read_json(self.path) if self.path.is_file() else {}
-        if not isinstance(previous, dict):
+        if not self.path.is_file():
+            return {}
+        previous = read_json_object(self.path)
+        if not all(isinstance(previous.get(part, {}), dict) for part in _PARTS):
             raise UserError(f"{self.path} is not what this program writes; move it away.")
         same = all(
             previous.get("arguments", {}).get(name) == _plain(getattr(self.args, name))

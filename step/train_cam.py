@@ -15,6 +15,7 @@ from misc import lineage
 from misc.checkpoint import save_checkpoint
 from misc.distributed import select_device
 from misc.errors import UserError
+from misc.files import remove_leftovers
 from misc.progress import log, progress
 from misc.provenance import keep_file, read_record, write_record
 from misc.schedule import PolyAdamW, PolySGD
@@ -142,6 +143,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     lists = lineage.list_facts(args, args.train_list)
     for path, name in ((args.cam_weights_name, "cnn"), (args.deit_weights_name, "transformer")):
         write_record(path, record, lists, {"history": training.history})
+        remove_leftovers(path)
         save_checkpoint(path, training.models[name].state_dict())
         log(f"wrote {path}")
     training.state_path.unlink(missing_ok=True)

@@ -22,6 +22,8 @@ from misc.checkpoint import (
 )
 from misc.consistency import CAM_BACKBONE
 from misc.distributed import select_device
+from misc.errors import UserError
+from misc.files import remove_leftovers
 from misc.progress import log, progress
 from misc.provenance import keep_file, write_record
 from misc.schedule import PolySGD
@@ -90,6 +92,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     log(f"train_irn: mean displacement (dy, dx) {mean[0]:.3f}, {mean[1]:.3f} cells")
     lists = lineage.list_facts(args, args.train_list, args.infer_list)
     write_record(args.irn_weights_name, record, lists, {"history": training.history})
+    remove_leftovers(args.irn_weights_name)
     save_checkpoint(args.irn_weights_name, model.state_dict())
     log(f"wrote {args.irn_weights_name}")
     training.state_path.unlink(missing_ok=True)
@@ -147,7 +150,11 @@ def _prepare(
 def store_mean_displacement(
     args: argparse.Namespace, model: IRNet, device: torch.device
 ) -> list[float]:
-    """Put the mean displacement over top-left crops of the inference list into the network."""
+    """Put the mean displacement over top-left crops of the inference list into the network.
+
+    Raises:
+        UserError: it is not finite.
+    """
     source = open_source(args)
     model.eval()
     model.mean_shift.running_mean.zero_()
@@ -159,5 +166,10 @@ def store_mean_displacement(
         with autocast(device, args.precision):
             displacement = model(batch["image"].to(device))[1]
         total += displacement.float().mean(dim=(2, 3)).sum(dim=0)
+    if not total.isfinite().all():
+        raise UserError(
+            f"train_irn: the mean displacement over --infer_list is {total.tolist()} in total, not "
+            "finite; lower --irn_learning_rate and start again with --overwrite."
+        )
     model.mean_shift.running_mean.copy_(total / len(dataset))
     return model.mean_shift.running_mean.tolist()

@@ -217,6 +217,10 @@ def test_paths_of_the_command_line_start_at_the_working_folder(
         ("SOLVER: {SCALES: [1, -1]}", "SOLVER.SCALES is [1.0, -1.0]; it must be above 0."),
         ("IMAGE: {SIZE: {TRAIN: 0}}", "IMAGE.SIZE.TRAIN is 0; it must be at least 1."),
         ("SOLVER: {MOMENTUM: 1.1}", "SOLVER.MOMENTUM is 1.1; it must be at most 1."),
+        (
+            "MODEL: {FOLDER: ~nobody_here/x}",
+            "MODEL.FOLDER is ~nobody_here/x: there is no user nobody_here here; write the path",
+        ),
         ("- a", "holds a list instead of keys with values"),
         ("a: [", "is not valid YAML"),
         ("x: !!python/object:os.x {}", "is not valid YAML"),
@@ -254,6 +258,8 @@ def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
         load_config(Config, tmp_path / "none.yaml")
     with pytest.raises(UserError, match="cannot be read"):
         load_config(Config, tmp_path)
+    with pytest.raises(UserError, match="there is no user nobody_here here"):
+        load_config(Config, Path("~nobody_here/a.yaml"))
 
 
 def test_key_without_default_must_be_given(tmp_path: Path) -> None:

@@ -82,8 +82,12 @@ def test_cpu_and_auto_are_devices() -> None:
 
 
 def test_unknown_device_is_explained() -> None:
-    with pytest.raises(UserError, match="--device gpu0 is not a device"):
-        select_device("gpu0")
+    for name in ("gpu0", "xpu", "meta", "xpu:1"):
+        with pytest.raises(UserError, match=f"--device {name} is not a device to run on; use auto"):
+            select_device(name)
+    with pytest.raises(UserError, match="--device cpu:1: there is one such device; use cpu"):
+        select_device("cpu:1")
+    assert select_device("cpu:0") == torch.device("cpu")
 
 
 def test_absent_gpu_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,3 +205,13 @@ def test_missing_label_file_is_an_error(tmp_path: Path) -> None:
     for name in ("none.csv", "none.json"):
         with pytest.raises(UserError, match=f"{name} does not exist"):
             labels_of(tmp_path, "a", cls_labels=tmp_path / name)
+
+
+def test_a_root_that_is_not_utf8_can_be_cached(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    (root / "Annotations").mkdir(parents=True)
+    text = "<annotation><object><name>cat</name></object></annotation>"
+    (root / "Annotations" / "a.xml").write_text(text)
+    for _ in range(2):
+        labels = load_image_labels(["a"], root, VOC_CLASSES, cache_dir=tmp_path / "cache")
+        assert labels["a"].nonzero()[0].tolist() == [7]

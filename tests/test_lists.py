@@ -1,6 +1,7 @@
 """Lists of ids: files, names, derivation and the standard lists of VOC 2012."""
 
 import hashlib
+import os
 import warnings
 from pathlib import Path
 
@@ -97,12 +98,45 @@ def test_duplicates_are_named(tmp_path: Path) -> None:
         (b"\xff\xfe\x00a", "cannot be read as text"),
         (b"../../etc/x\n", "lead out of the folder"),
         (b"/etc/x\n", "lead out of the folder"),
+        (b"a\n" + 251 * b"x", "has a line that is no file name: 'xxxxx.*at most 250 bytes"),
+        ("ü".encode() * 126, "has a line that is no file name: 'üüü"),
+        (b"a\0b", "has a line that is no file name: "),
     ],
 )
 def test_useless_files_are_errors(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(UserError, match=rf"list\.txt .*{message}"):
         read_ids(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.csv", "id,name\na,cat"),
+        ("labels.CSV", "a;cat"),
+        ("labels.tsv", "a\tcat"),
+        ("labels.json", '{"a": ["cat"]}'),
+        ("labels.json", '["a"]'),
+    ],
+)
+def test_tables_are_no_lists(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=rf"{name} is a table; write a text file .*--cls_labels"):
+        read_ids(tmp_path / name)
+
+
+def test_ids_may_be_long_and_have_commas(tmp_path: Path) -> None:
+    ids = ("Paris, France", "x" * 250, f"{200 * 'a'}/{200 * 'b'}")
+    assert read_ids(write_lines(tmp_path / "list.txt", *ids)) == ids
+    assert read_ids(write_lines(tmp_path / "list.csv", "a", "b")) == ("a", "b")
+
+
+def test_masks_whose_names_are_not_utf8_are_named(devkit_root: Path) -> None:
+    add_masks(devkit_root, "a", "b")
+    with open(os.fsencode(devkit_root) + b"/SegmentationClassAug/caf\xe9.png", "w"):  # noqa: PTH123
+        pass
+    with pytest.raises(UserError, match=r"not UTF-8: 'caf\\udce9'; rename these files"):
+        resolve_list("train_aug", devkit_root)
 
 
 def test_train_aug_of_the_devkit_comes_first(devkit_root: Path) -> None:

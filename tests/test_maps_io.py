@@ -1,6 +1,8 @@
 """Pictures of every kind, palette PNGs, CAM and instance files."""
 
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -131,16 +133,55 @@ def test_palette_against_the_published_colours() -> None:
     assert len(np.unique(palette, axis=0)) == 256
 
 
-def test_gray_and_small_palette_labels_are_read_as_indices(tmp_path: Path) -> None:
-    label = np.array([[0, 3], [2, 1]], np.uint8)
-    Image.fromarray(label).save(tmp_path / "gray.png")
-    indexed = Image.fromarray(label)
-    indexed.putpalette(voc_palette()[:4].ravel().tolist())
-    indexed.save(tmp_path / "two_bits.png", bits=2)
-    Image.fromarray(label > 1).save(tmp_path / "one_bit.png")
-    np.testing.assert_array_equal(read_label(tmp_path / "gray.png"), label)
-    np.testing.assert_array_equal(read_label(tmp_path / "two_bits.png"), label)
-    np.testing.assert_array_equal(read_label(tmp_path / "one_bit.png"), label > 1)
+GRAY, PALETTE = 0, 3  # colour types of the PNG specification
+
+
+def _png(label: np.ndarray, depth: int, colour_type: int) -> bytes:
+    """A PNG by hand, from the specification."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        length, checksum = struct.pack(">I", len(data)), zlib.crc32(kind + data)
+        return length + kind + data + struct.pack(">I", checksum)
+
+    height, width = label.shape
+    bits = ((label[..., None] >> np.arange(depth)[::-1]) & 1).reshape(height, -1)
+    lines = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=1))
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    palette = chunk(b"PLTE", bytes(range(3 * 2**depth))[: 3 * 2**depth]) if depth < 8 else b""
+    parts = [chunk(b"IHDR", header)]
+    parts += [palette] if colour_type == PALETTE else []
+    parts += [chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(("depth", "colour_type"), [(8, GRAY), *((d, PALETTE) for d in (1, 2, 4))])
+def test_gray_and_small_palette_labels_are_read_as_indices(
+    tmp_path: Path, depth: int, colour_type: int
+) -> None:
+    label = (np.arange(15) % 2**depth).reshape(3, 5).astype(np.uint8)
+    (tmp_path / "label.png").write_bytes(_png(label, depth, colour_type))
+    np.testing.assert_array_equal(read_label(tmp_path / "label.png"), label)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_gray_of_few_bits_is_refused(tmp_path: Path, depth: int) -> None:
+    label = (np.arange(15) % 2**depth).reshape(3, 5).astype(np.uint8)
+    (tmp_path / "label.png").write_bytes(_png(label, depth, GRAY))
+    with pytest.raises(UserError, match=r"label\.png is gray of less than 8 bits.*8-bit gray PNG"):
+        read_label(tmp_path / "label.png")
+
+
+def test_one_bit_tiff_is_refused(tmp_path: Path) -> None:
+    Image.new("1", (4, 3)).save(tmp_path / "label.tiff")
+    with pytest.raises(UserError, match=r"label\.tiff is gray of less than 8 bits"):
+        read_label(tmp_path / "label.tiff")
+
+
+def test_maps_that_are_not_finite_are_not_read(tmp_path: Path) -> None:
+    maps = {"cam": np.full((1, 1, 1), np.nan, np.float32), "high_res": np.ones((1, 2, 2), "f4")}
+    np.savez(tmp_path / "a.npz", keys=np.array([3]), picture=0, **maps)
+    with pytest.raises(UserError, match=r"a\.npz has class activation maps that are not finite"):
+        load_cam(tmp_path / "a.npz")
 
 
 def test_colour_picture_is_no_label(tmp_path: Path, photo: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from misc.crf import CrfParameters
 from misc.errors import UserError
 from misc.options import STEP_NAMES, build_parser, parse_args, selected_steps, switch_name
 from misc.presets import PRESETS
+from misc.seed import seed_everything
 from net.backbone import OUTPUT_STRIDE
 from net.irn import GRID_STRIDE
 from step import train_cam, train_irn
@@ -214,6 +215,13 @@ def test_nonsense_switches_are_refused(words: list[str], capsys: pytest.CaptureF
     assert "give True or False" in capsys.readouterr().err
 
 
+def test_largest_seed_can_be_used() -> None:
+    seed_everything(parse("--seed", "4294967295").seed)
+    with pytest.raises(ValueError, match="between 0 and"):
+        seed_everything(4294967296)
+    seed_everything(0)
+
+
 def test_steps_are_exactly_those_named_in_their_order() -> None:
     args = parse("--steps", "eval_ins_seg, train_cam", "--no-train_cam_pass")
     assert selected_steps(args) == ("train_cam", "eval_ins_seg")
@@ -242,7 +250,12 @@ def test_from_step_starts_there_and_respects_switches() -> None:
         (["--beta", "0"], "0 must be above 0"),
         (["--cam_scales", ""], "at least one number"),
         (["--cam_scales", "1.0,-1"], "-1 must be above 0"),
+        (["--cam_scales", "1.0,1e9"], "1e+09 is above 16"),
         (["--vit_args", "depth"], "depth is not KEY=VALUE"),
+        (["--seed", "4294967296"], "4294967296 is above 4294967295"),
+        (["--seed", "-1"], "-1 must be at least 0"),
+        (["--exp_times", "17"], "17 is above 16"),
+        (["--figure_num", "-1"], "-1 must be at least 0"),
     ],
 )
 def test_wrong_values_exit_with_2(
@@ -257,6 +270,8 @@ def test_wrong_values_exit_with_2(
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
+        (["--work_dir", "~nobody_here/x"], "~nobody_here/x: there is no user nobody_here here"),
+        (["--cam_out_dir", "~nobody_here"], "~nobody_here: there is no user nobody_here here"),
         (["--cam_long_side", "420,210"], "--cam_long_side 420,210 is not LEAST,GREATEST"),
         (["--cam_long_side", "420"], "--cam_long_side 420 is not"),
         (["--cam_long_side", "0.5,9"], "--cam_long_side 0.5,9 is not"),

@@ -10,7 +10,7 @@ from affinity_reference import dense_walk
 from golden.fill import uniform
 
 from misc import affinity
-from misc.affinity import power_in_chebyshev, random_walk
+from misc.affinity import power_in_chebyshev, random_walk, strongest_map
 from misc.errors import UserError
 
 PUBLISHED_ROUNDING = 1e-4  # of the maximum: float32 squarings of the published code
@@ -100,13 +100,57 @@ def test_unusable_settings_are_named(beta, exp_times):
         random_walk(torch.rand(1, 6, 5), torch.rand(1, 6, 5), beta=beta, exp_times=exp_times)
 
 
+class _AppleGpu(torch.overrides.TorchFunctionMode):
+    """Stands in for a device without float64: tensors of it are tensors of a subclass."""
+
+    class Tensor(torch.Tensor):
+        pass
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        ours = any(isinstance(arg, self.Tensor) for arg in args)
+        if ours and function == torch.Tensor.device.__get__:
+            return torch.device("mps")
+        if ours and function == torch.Tensor.double:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        if ours and function == torch.Tensor.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        if function == torch.Tensor.to and args[1:] == (torch.device("mps"),):
+            return args[0].as_subclass(self.Tensor)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_device_without_float64_leaves_the_walk_to_the_cpu():
+    cam, edge = torch.rand(2, 9, 7), torch.rand(1, 9, 7)
+    expected = random_walk(cam, edge)
+    with _AppleGpu():
+        gpu = torch.device("mps")
+        walked = random_walk(cam.to(gpu), edge.to(gpu))
+        assert walked.device == gpu and walked.dtype == cam.dtype
+        assert torch.equal(walked.cpu(), expected)
+
+
+def test_maps_that_are_not_finite_are_refused_instead_of_all_background():
+    maps = torch.rand(2, 3, 3)
+    maps[1, 2, 0] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        strongest_map(maps, (12, 12), 0.25)
+    edge = torch.rand(1, 3, 3)
+    edge[0, 1, 1] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        strongest_map(random_walk(torch.rand(2, 3, 3), edge), (12, 12), 0.25)
+
+
+def test_coefficients_of_the_walk_are_computed_once():
+    assert power_in_chebyshev(2**12) is power_in_chebyshev(2**12)
+
+
 def test_a_large_map_needs_little_memory():
     """512x512: all points by all points would be 256 GB; the walk may use 1 GB."""
     script = (
         "import torch\n"
         "from misc.affinity import random_walk\n"
         "from misc.resources import peak_memory\n"
-        "peak = lambda: peak_memory()['cpu']\n"
+        "peak = lambda: peak_memory(torch.device('cpu'))['cpu']\n"
         "random_walk(torch.rand(2, 9, 9), torch.rand(1, 9, 9))\n"
         "before = peak()\n"
         "random_walk(torch.rand(2, 512, 512), torch.rand(1, 512, 512), exp_times=1)\n"

@@ -348,3 +348,13 @@ def test_demo_builds_its_own_data(
     assert run_sample.main(argv) == 0
     assert built == [tmp_path / "sess" / "sample_voc12"]
     assert metrics(tmp_path)["arguments"]["voc12_root"] == str(sample)
+
+
+def test_metrics_that_are_no_object_are_named(
+    sample: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    work = copy_of(finished, tmp_path / "work")
+    (work / "result" / "metrics.json").write_text("[]")
+    assert run(sample, work, "--steps", "eval_cam") == 2
+    assert "metrics.json holds a list instead of names with values" in capsys.readouterr().err
+    assert (work / "result" / "metrics.json").read_text() == "[]"

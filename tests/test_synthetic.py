@@ -1,5 +1,7 @@
 """The synthetic data set: layout, agreement of its files, determinism, interrupted builds."""
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
@@ -209,6 +211,43 @@ def test_leftovers_of_a_killed_exchange_are_cleared(small: Path, tmp_path: Path)
         (folder / "stale.jpg").write_bytes(b"stale")
     assert contents(build(tmp_path / "voc")) == contents(small)
     assert [path.name for path in tmp_path.iterdir()] == ["voc"]
+
+
+_SLOW_BUILD = """
+import sys, time
+from pathlib import Path
+from voc12 import synthetic
+
+write, root, go = synthetic._write_scene, Path(sys.argv[1]), Path(sys.argv[2])
+
+def slow(*arguments):
+    time.sleep(0.02)
+    write(*arguments)
+
+synthetic._write_scene = slow
+print("ready", flush=True)
+while not go.exists():
+    time.sleep(0.001)
+synthetic.build(root, 12, 3, ((48, 56), (64, 72)))
+"""
+
+
+def test_processes_that_build_at_the_same_time_all_end_well(tmp_path: Path) -> None:
+    root, go = tmp_path / "a" / "voc", tmp_path / "go"
+    command = [sys.executable, "-c", _SLOW_BUILD, str(root), str(go)]
+    repository = Path(synthetic.__file__).parent.parent
+    builders = [
+        subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for builder in builders:
+        assert builder.stdout.readline() == b"ready\n"
+    go.touch()
+    said = [builder.communicate(timeout=120)[1].decode() for builder in builders]
+    assert [builder.returncode for builder in builders] == [0, 0, 0], said
+    alone = synthetic.build(tmp_path / "b" / "voc", 12, 3, ((48, 56), (64, 72)))
+    assert contents(root) == contents(alone)
+    assert [path.name for path in root.parent.iterdir()] == ["voc"]
 
 
 def test_a_foreign_folder_is_refused_and_kept(tmp_path: Path) -> None:

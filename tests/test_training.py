@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from misc.checkpoint import load_checkpoint
 from misc.distributed import data_parallel, is_main_process, rank, unwrap
 from misc.errors import UserError
+from misc.files import atomic_path
 from misc.training import BatchStream, ShareOfBatches, Training, fit_batch
 
 COUNT, BATCH_SIZE, EPOCHS = 7, 3, 2
@@ -45,16 +46,16 @@ def run(tmp_path: Path) -> Callable[..., tuple[Seen, Training]]:
             seen.append((epoch, batch["index"].tolist()))
             return {"loss": torch.tensor(float(len(seen)))}
 
+        defaults = {"seed": 0, "epochs": EPOCHS, "models": {"net": nn.Linear(1, 1)}}
         training = Training(
             title="numbers",
             dataset=Numbers(),
             batch_size=BATCH_SIZE,
-            models={"net": nn.Linear(1, 1)},
             optimisers={},
             device=torch.device("cpu"),
             state_path=tmp_path / f"{name}.pth",
             fingerprint="",
-            **{"seed": 0, "epochs": EPOCHS, "step": step, **options},
+            **{**defaults, "step": step, **options},
         )
         training.run()
         return seen, training
@@ -108,6 +109,40 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path, run: Callable) ->
     with pytest.raises(UserError, match=r"not finite in step 1 of epoch 1 \(loss nan\)"):
         run("a", step=step)
     assert not (tmp_path / "a.pth").exists()
+
+
+def test_number_of_an_epoch_that_is_not_finite_stops_the_run(tmp_path: Path, run: Callable) -> None:
+    with pytest.raises(UserError, match=r"not finite after epoch 2 \(loss 3.5, score nan\); lower"):
+        run("a", after_epoch=lambda epoch: {"score": [1.0, float("nan")][epoch]})
+    assert load_checkpoint(tmp_path / "a.pth")["epoch"] == 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_network_that_the_last_update_spoilt_is_not_saved(
+    tmp_path: Path, run: Callable, bad: float
+) -> None:
+    network = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1))
+    left = [EPOCHS * (COUNT // BATCH_SIZE)]
+
+    def step(batch: dict[str, Any], epoch: int) -> dict[str, torch.Tensor]:
+        left[0] -= 1
+        if left == [0]:
+            network[0].weight.data[0, 1] = bad
+        return {"loss": torch.tensor(1.0)}
+
+    with pytest.raises(UserError, match=r"0\.weight of network net is not finite after epoch 2"):
+        run("a", step=step, models={"net": network})
+    assert load_checkpoint(tmp_path / "a.pth")["epoch"] == 1
+
+
+def test_what_killed_writers_left_of_the_state_is_removed(tmp_path: Path, run: Callable) -> None:
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "a.pth") as temporary:
+        raise KeyboardInterrupt
+    temporary.write_bytes(b"half")
+    other = temporary.with_name(temporary.name.replace("a.pth", "other.pth"))
+    other.write_bytes(b"of another run")
+    run("a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "a.pth"]
 
 
 def test_finished_training_is_not_repeated(run: Callable) -> None:

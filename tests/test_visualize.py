@@ -1,5 +1,7 @@
 """Colours of maps and the figure."""
 
+import os
+import zlib
 from argparse import Namespace
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 
 from misc.errors import UserError
-from misc.maps_io import save_cam, save_instances, voc_palette, write_label
+from misc.maps_io import load_cam, save_cam, save_instances, voc_palette, write_label
 from misc.visualize import (
     FigureRow,
     colour_instances,
@@ -145,6 +147,21 @@ def test_extreme_pictures_make_no_endless_figure(tmp_path: Path, size: tuple[int
             assert red.any(axis=1).sum() > 500 and red.any(axis=0).sum() < 10
 
 
+@pytest.mark.parametrize(("name", "kind"), [("fig", "PNG"), ("a.b.PNG", "PNG"), ("a.jpg", "JPEG")])
+def test_suffix_chooses_the_format(tmp_path: Path, name: str, kind: str) -> None:
+    row = FigureRow("a: cat", {"photo": _photo()})
+    save_figure(tmp_path / name, [row], ["photo"], [])
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with Image.open(tmp_path / name) as image:
+        assert image.format == kind
+
+
+def test_unknown_format_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.xyz: a figure cannot be xyz; use one of .*png"):
+        save_figure(tmp_path / "a.xyz", [FigureRow("a", {"photo": _photo()})], ["photo"], [])
+    assert list(tmp_path.iterdir()) == []
+
+
 # ------------------------------------------------------------------------------------- the step
 
 
@@ -190,6 +207,57 @@ def test_row_has_every_column_whose_file_exists(args: Namespace) -> None:
     empty = make_figure.draw_picture(args, "c")
     assert set(empty.cells) == {"photo", "CAM"}
     assert empty.caption == "c"
+
+
+def test_what_is_older_than_its_cam_is_left_out(args: Namespace) -> None:
+    """As after a picture was replaced: the CAM is new, the rest is of the picture before."""
+    cam = args.cam_out_dir / "b.npz"
+    for folder in (args.ins_seg_out_dir, args.sem_seg_out_dir):
+        old = next(folder.glob("b.*"))
+        os.utime(old, ns=(cam.stat().st_mtime_ns - 1,) * 2)
+    row = make_figure.draw_picture(args, "b")
+    assert set(row.cells) == {"photo", "ground truth", "CAM", "IR label", "edge map"}
+
+
+def test_outputs_of_another_picture_are_left_out(args: Namespace) -> None:
+    picture = args.voc12_root / "JPEGImages" / "b.jpg"
+    maps = load_cam(args.cam_out_dir / "b.npz")
+    save_cam(args.cam_out_dir / "b.npz", *maps, picture=zlib.crc32(picture.read_bytes()))
+    for kind in ("ir_label", "edge", "sem_seg", "ins_seg"):
+        os.utime(next((args.result_dir / kind).glob("b.*")))
+    assert set(make_figure.draw_picture(args, "b").cells) == set(make_figure.COLUMNS)
+    Image.fromarray(_photo()[:20, :30]).save(picture)
+    assert set(make_figure.draw_picture(args, "b").cells) == {"photo", "ground truth"}
+    (args.cam_out_dir / "b.npz").unlink()
+    assert "instances" not in make_figure.draw_picture(args, "b").cells
+
+
+def test_class_list_that_is_too_short_is_a_sentence(args: Namespace) -> None:
+    args.class_names = args.class_names[:2]
+    with pytest.raises(UserError, match=r"b\.npz has class 3 but only 2 classes are named.*--cl"):
+        make_figure.draw_picture(args, "b")
+
+
+@pytest.mark.parametrize("number", ["-1", "0", "many"])
+def test_number_of_pictures_is_checked(
+    args: Namespace, number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--num", "--figure_num"):
+        with pytest.raises(SystemExit) as ended:
+            make_figure.main(["--voc12_root", str(args.voc12_root), option, number])
+        assert ended.value.code == 2
+        assert number in capsys.readouterr().err
+
+
+def test_figure_alone(args: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
+    root, work = str(args.voc12_root), str(args.result_dir.parent)
+    command = ["--voc12_root", root, "--work_dir", work, "--list", args.infer_list]
+    target = args.result_dir / "elsewhere" / "fig"
+    assert make_figure.main([*command, "--num", "1", "--output", str(target)]) == 0
+    assert "1 of 3 pictures" in capsys.readouterr().out
+    assert [path.name for path in target.parent.iterdir()] == ["fig"]
+    assert make_figure.main([*command, "--classes", "nowhere.txt"]) == 2
+    assert "step.make_figure: nowhere.txt does not exist" in capsys.readouterr().err
 
 
 def test_step_writes_the_figure(args: Namespace, capsys: pytest.CaptureFixture[str]) -> None:

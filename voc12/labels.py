@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -248,7 +249,7 @@ def _annotated_names(
         return _read_entries(
             ids, lambda image_id: read_annotation(devkit.annotation_path(image_id))
         )
-    root_key = hashlib.sha256(str(devkit.root.resolve()).encode()).hexdigest()[:12]
+    root_key = hashlib.sha256(os.fsencode(devkit.root.resolve())).hexdigest()[:12]
     cache_path = Path(cache_dir) / f"annotations_{root_key}.json"
     cache = _read_cache(cache_path)
     before = dict(cache)

@@ -21,6 +21,10 @@ MAX_NAMED = 5
 """How many ids an error message spells out."""
 
 _IRN_LINE = re.compile(r"^/?JPEGImages/(?P<id>.+?)\.(?:jpe?g|png)(?:\s+/?\S.*)?$", re.IGNORECASE)
+_TABLES = {".csv": (",", ";"), ".tsv": ("\t",), ".json": ("{", "[", '"'), ".xml": ("<",)}
+"""What tells that a file of this kind holds more than ids."""
+_LONGEST_ID = 250  # bytes; a suffix has to fit into the 255 of a file name
+_ID_SHOWN = 60
 _SHIPPED_FOLDER = Path(__file__).resolve().parent
 _SHIPPED_PARENT = "voc12"
 _NAME_PARENTS = (".", _SHIPPED_PARENT)
@@ -122,12 +126,19 @@ def read_ids(path: Path) -> tuple[str, ...]:
     Lines of the form `/JPEGImages/ID.jpg /SegmentationClassAug/ID.png` (as in IRN) count as ID.
 
     Raises:
-        UserError: the file is not text, has no id, duplicates or ids that leave the folder.
+        UserError: the file is not text or a table, has no id, duplicates or ids that are no file
+            names or leave the folder.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the image list {path} cannot be read as text ({error}).") from error
+    separators = _TABLES.get(path.suffix.lower(), ())
+    if any(separator in text for separator in separators):
+        raise UserError(
+            f"the image list {path} is a table; write a text file (.txt) with one id per line. "
+            "Image labels by id are what --cls_labels takes."
+        )
     ids = tuple(_line_to_id(line.strip()) for line in text.splitlines() if line.strip())
     _check_ids(ids, str(path))
     return ids
@@ -167,12 +178,29 @@ def _check_ids(ids: tuple[str, ...], source: str) -> None:
             f"the image list {source} names {some_of(duplicates)} more than once; "
             "remove the duplicates."
         )
+    unusable = [i for i in ids if "\0" in i or max(map(len, _encoded(i).split(b"/"))) > _LONGEST_ID]
+    if unusable:
+        raise UserError(
+            f"the image list {source} has a line that is no file name: "
+            f"{unusable[0][:_ID_SHOWN]!r}; write one id per line, at most {_LONGEST_ID} bytes long."
+        )
+    foreign = [i for i in ids if _encoded(i) != i.encode(errors="replace")]
+    if foreign:
+        raise UserError(
+            f"the image list {source} has names that are not UTF-8: {some_of(foreign)}; rename "
+            "these files."
+        )
     escaping = [i for i in ids if i.startswith("/") or ".." in Path(i).parts]
     if escaping:
         raise UserError(
             f"the image list {source} has ids that lead out of the folder of pictures: "
             f"{some_of(escaping)}; write the file name without folder and suffix."
         )
+
+
+def _encoded(image_id: str) -> bytes:
+    """The bytes of a name; those of a file name that is not UTF-8 are kept."""
+    return image_id.encode(errors="surrogateescape")
 
 
 def some_of(ids: list[str] | tuple[str, ...]) -> str:

@@ -4,8 +4,12 @@ It stands in for VOC in tests, samples and tuning: six VOC classes drawn as text
 cluttered backgrounds, with exact masks. Everything follows from the parameters and the seed.
 """
 
+import contextlib
+import fcntl
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,7 +18,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from misc.errors import UserError
+from misc.errors import UserError, naming
 from misc.files import read_json, write_json
 from misc.maps_io import write_label
 from voc12.labels import VOC_CLASSES
@@ -149,7 +153,8 @@ def build_folder(
     """Fills the folder `root` with made-up data, unless it is there already.
 
     The pictures are made in a sibling folder that takes the place of `root` when all are written,
-    so that a killed build leaves no half-filled `root`. One process at a time may build a `root`.
+    so that a killed build leaves no half-filled `root`. Of several processes one builds, the others
+    wait and use what it has made.
 
     Args:
         root: folder to create.
@@ -163,20 +168,38 @@ def build_folder(
     Raises:
         UserError: `root` holds something else.
     """
-    if _is_complete(root, parameters, files):
-        return root
-    _require_replaceable(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(root.parent):
+        if not _is_complete(root, parameters, files):
+            _require_replaceable(root)
+            _replace_folder(root, parameters, fill)
+    return root
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time into the block; the system frees the lock of a killed one."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace_folder(root: Path, parameters: dict[str, Any], fill: Callable[[Path], None]) -> None:
     unfinished, outdated = (root.with_name(f".{root.name}.{end}") for end in LEFTOVERS)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    fill(unfinished)
+    with naming(root):
+        fill(unfinished)
     write_json(unfinished / RECORD_NAME, parameters)
     shutil.rmtree(outdated, ignore_errors=True)
     if root.exists():
         root.rename(outdated)
     unfinished.rename(root)
     shutil.rmtree(outdated, ignore_errors=True)
-    return root
 
 
 def build(

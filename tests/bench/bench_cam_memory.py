@@ -30,12 +30,12 @@ def main() -> None:
     torch.manual_seed(0)
     model = build_deit_cam("deit_small_patch16_224", 20, init="random").eval()
     image = torch.randn(3, round(args.height * args.scale), round(args.width * args.scale))
-    results, peaks = [], []
+    results, peaks, cpu = [], [], torch.device("cpu")
     for tile_batch in (args.tile_batch, ALL_TILES):
-        reset_peak_memory()
-        before = peak_memory()["cpu"]
+        reset_peak_memory(cpu)
+        before = peak_memory(cpu)["cpu"]
         results.append(model.cams([image], tile_batch)[0])
-        peaks.append((peak_memory()["cpu"] - before) / 2**20)
+        peaks.append((peak_memory(cpu)["cpu"] - before) / 2**20)
     difference = (results[0] - results[1]).abs().max() / results[1].abs().max()
     print(f"picture {image.shape[1]}x{image.shape[2]}, {args.tile_batch} tiles per pass")
     print(f"peak above the model: {peaks[0]:.0f} MiB, all tiles at once {peaks[1]:.0f} MiB")

@@ -9,13 +9,18 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main as torchrun
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import misc.threads  # noqa: F401 - before torch
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `argv` = COUNT SCRIPT ARGUMENTS; returns the status of the process that failed first."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
     count, *command = argv
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun does so, too, with a warning
