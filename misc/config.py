@@ -16,17 +16,18 @@ A field's annotation is its type, its default the default value, and its metadat
 Types: int, float, bool, str, Path, Literal, `tuple[X, ...]`, `dict[str, Any]` (free content),
 dataclasses, and unions of these, of which the first that fits counts; with `X | None` the words
 none and null are None. Metadata: `min`, `max` (both inclusive) and `positive` (above 0), set by
-`bounded` and `positive`.
+`bounded` and `positive`. A key of the type `Unused` takes any value, and nothing reads it.
 
 Nothing here imports torch.
 """
 
 import copy
 import difflib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import yaml
 
@@ -34,6 +35,9 @@ from misc.config_types import Place, absolute_path, convert, describe, range_pro
 from misc.errors import UserError
 
 T = TypeVar("T")
+
+Unused = Annotated[Any, "unused"]
+"""Annotation of a published key that nothing reads; its default is None."""
 
 CONFIG_FOLDER = "configs"
 _COMMAND_LINE = "command line"
@@ -68,7 +72,7 @@ def load_config(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T
             the wrong type or is out of range. The message names file or command line, key, value
             and what is expected.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # noqa: PTH111 - as in `absolute_path`
     leaves = {leaf.key: leaf for leaf in _leaves(schema)}
     tree = tree_of(path)
     values: dict[str, Any] = {}
@@ -108,15 +112,29 @@ def pairs_to_overrides(tokens: Sequence[str]) -> list[str]:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Plain JSON values of a configuration by dotted key, for records and logs."""
-    flat: dict[str, Any] = {}
+    """Plain JSON values of a configuration by dotted key, for records and logs.
+
+    Keys that nothing reads are left out, see `unused_keys`.
+    """
+    values = _values(config, are_unused=False)
+    return {key: _plain(value) for key, value in values}
+
+
+def unused_keys(config: Any) -> list[str]:
+    """The keys that were given a value although nothing reads it, see `Unused`."""
+    return [key for key, value in _values(config, are_unused=True) if value is not None]
+
+
+def _values(config: Any, are_unused: bool) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of the fields that are `Unused`, or of all others."""
+    hints = get_type_hints(type(config), include_extras=True)
     for item in fields(config):
         value = getattr(config, item.name)
         if is_dataclass(value):
-            flat |= {f"{item.name}.{key}": nested for key, nested in flatten(value).items()}
-        else:
-            flat[item.name] = _plain(value)
-    return flat
+            nested = _values(value, are_unused)
+            yield from ((f"{item.name}.{key}", content) for key, content in nested)
+        elif (hints[item.name] == Unused) == are_unused:
+            yield item.name, value
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Files that are either whole or absent: write to a temporary name, then rename."""
 
+import glob
 import hashlib
 import json
 import uuid
@@ -26,6 +27,16 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path | str) -> None:
+    """Remove temporary files that killed writers of `path` left beside it.
+
+    To be called before `path` is written, and by its only writer: see `atomic_path`.
+    """
+    path = Path(path)
+    for leftover in path.parent.glob(f".tmp-*-{glob.escape(path.name)}"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -6,26 +6,35 @@ Nothing here imports torch, so that the command line answers at once.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from misc.config import bounded, load_config, positive, tree_of
+from misc.config import Unused, bounded, load_config, positive, tree_of
 from misc.errors import UserError
 
 CamSource = Literal["transformer", "cnn", "mean"]
 Dataset = Literal["CUB", "FOLDER", "SYNTHETIC"]
 Split = Literal["train", "test"]
 
+LARGEST_SEED = 2**32 - 1  # of numpy
 _CHANNELS = 3
+_CONFORMER = "conformer"
+_ILSVRC = ("imagenet", "ilsvrc")
 _TSCAM = "_tscam"  # marks the published architectures; timm's names lack it
 
 
 @dataclass(frozen=True)
 class Basic:
-    """BASIC: the run as such; all but SEED is ours."""
+    """BASIC: the run as such."""
 
-    SEED: int = bounded(26, 0)  # of every random choice
+    SEED: int = bounded(26, 0, LARGEST_SEED)  # of every random choice
     NUM_WORKERS: int = bounded(4, 0)  # processes that load pictures; 0 loads in the main one
     SAVE_DIR: Path | None = None  # all outputs; null: ckpt/DATASET/NAME_OF_THE_YAML beside configs
+    GPU_ID: Unused = None
+    DISP_FREQ: Unused = None
+    TIME: Unused = None
+    ROOT_DIR: Unused = None
+    BACKUP_CODES: Unused = None
+    BACKUP_LIST: Unused = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Model:
     FIXED_BATCHNORM: bool = True  # batch norm uses its running statistics in training (ours)
     # which maps give the boxes: class maps x attention as published, the CNN's, or both (ours)
     CAM: CamSource = "transformer"
+    LOCALIZER_DIR: Unused = None
 
     @property
     def vit(self) -> str:
@@ -59,13 +69,15 @@ class Data:
 
     # FOLDER: class subfolders and an optional boxes.csv; SYNTHETIC: the built-in set, made in
     # DATADIR when it is not there (both ours)
-    DATASET: Dataset = "CUB"
+    DATASET: str = "CUB"
     DATADIR: Path = Path("data/CUB_200_2011")
     NUM_CLASSES: int = bounded(200, 1)
     RESIZE_SIZE: int = bounded(256, 1)  # pictures are resized to this square for training, pixels
     CROP_SIZE: int = bounded(224, 1)  # side of the training crop and of test pictures
     IMAGE_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)  # of RGB pictures in [0, 1]
     IMAGE_STD: tuple[float, ...] = positive((0.229, 0.224, 0.225))
+    SCALE_SIZE: Unused = None
+    SCALE_LENGTH: Unused = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,8 @@ class Train:
     """TRAIN: batches of the training."""
 
     BATCH_SIZE: int = bounded(64, 1)  # pictures per step, over all processes
+    ALPHA: Unused = None
+    BETA: Unused = None
 
 
 @dataclass(frozen=True)
@@ -86,17 +100,19 @@ class Test:
     THRESHOLDS: tuple[float, ...] = bounded(
         (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), 0, 1
     )
+    TEN_CROPS: bool = False  # published; the only value is false
+    CKPT_DIR: Unused = None
+    SAVE_CAMS: Unused = None
 
 
 @dataclass(frozen=True)
 class Solver:
     """SOLVER: training."""
 
-    START_LR: float = positive(5e-4)  # published but used by nothing: --lr rules
     LR_STEPS: tuple[int, ...] = bounded((30,), 1)  # rates fall at epochs divisible by one of these
     NUM_EPOCHS: int = bounded(60, 1)
     LR_FACTOR: float = positive(0.1)  # by which they fall
-    WEIGHT_DECAY: float = bounded(0.05, 0)  # of AdamW, transformer (ours)
+    VIT_WEIGHT_DECAY: float = bounded(0.05, 0)  # of AdamW, transformer; --weight-decay
     CNN_LR: float = positive(0.005)  # of SGD, CNN; its classifier 10 x (ours)
     CNN_WEIGHT_DECAY: float = bounded(1e-4, 0)  # (ours)
     CNN_MOMENTUM: float = bounded(0.0, 0, 1)  # (ours)
@@ -104,11 +120,26 @@ class Solver:
     REFINE_EPOCHS: int = bounded(5, 1)  # the L1 loss is off and on in turn for so many epochs
     REFINE_WEIGHT: float = bounded(1.0, 0)  # of the L1 loss between both networks' maps (ours)
     PRECISION: Literal["float32", "bfloat16"] = "float32"  # bfloat16 by autocast (ours)
+    START_LR: Unused = None  # --lr rules
+    WEIGHT_DECAY: Unused = None  # VIT_WEIGHT_DECAY and CNN_WEIGHT_DECAY rule
+    MUMENTUM: Unused = None  # sic; AdamW has none, and of the CNN CNN_MOMENTUM rules
+
+
+@dataclass(frozen=True)
+class Cudnn:
+    """CUDNN: published; a run is always deterministic, see `misc.seed`."""
+
+    BENCHMARK: Unused = None
+    DETERMINISTIC: Unused = None
+    ENABLE: Unused = None
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that can be configured; defaults are the published run on CUB-200-2011."""
+    """Everything that can be configured; defaults are the published run on CUB-200-2011.
+
+    Published keys that neither our code nor the published one has a use for are accepted.
+    """
 
     BASIC: Basic = Basic()
     MODEL: Model = field(default_factory=Model)
@@ -116,6 +147,7 @@ class Config:
     TRAIN: Train = Train()
     TEST: Test = Test()
     SOLVER: Solver = Solver()
+    CUDNN: Cudnn = Cudnn()
 
 
 @dataclass(frozen=True)
@@ -158,6 +190,11 @@ class Paths:
     def best_gt_known(self) -> Path:
         """Weights of the epoch with the highest GT-known Loc."""
         return self.folder / "model_best.pth"
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """All files of weights."""
+        return self.last, self.best_loc, self.best_gt_known
 
     @property
     def results(self) -> Path:
@@ -211,7 +248,21 @@ def paths_of(config: Config) -> Paths:
 
 def _inconsistencies(config: Config) -> Iterator[str]:
     """What is wrong although every value has the right type."""
-    data = config.DATA
+    data, arch = config.DATA, config.MODEL.ARCH
+    if data.DATASET.lower() in _ILSVRC:
+        yield (
+            f"DATA.DATASET {data.DATASET}: reading ILSVRC is not built; give DATA.DATASET FOLDER, "
+            "whose train/CLASS/* and val/CLASS/* are those of ILSVRC, and the boxes as boxes.csv."
+        )
+    elif data.DATASET not in get_args(Dataset):
+        yield (f"DATA.DATASET is {data.DATASET!r}; expected one of {', '.join(get_args(Dataset))}.")
+    if arch.startswith(_CONFORMER):
+        yield (
+            f"MODEL.ARCH {arch}: Conformer is not built; use deit_tscam_tiny_, small_ or "
+            "base_patch16_224, or any plain ViT of timm."
+        )
+    if config.TEST.TEN_CROPS:
+        yield "TEST.TEN_CROPS is true, but averaging ten crops is not built; leave it out."
     for name in ("IMAGE_MEAN", "IMAGE_STD"):
         values = getattr(data, name)
         if len(values) != _CHANNELS:

@@ -266,10 +266,22 @@ def load_networks(config: Config, path: Path | str) -> Networks:
     return Networks(**networks).eval()
 
 
+def _require_state_dict(entry: object, name: Name, path: Path | str) -> None:
+    is_state = isinstance(entry, Mapping) and all(
+        isinstance(key, str) and torch.is_tensor(value) for key, value in entry.items()
+    )
+    if not is_state:
+        raise UserError(
+            f"the {_ENTRIES[name]} of {path} is not a mapping of names to tensors; name a "
+            "checkpoint of train_cam.py or of the published code."
+        )
+
+
 def _load_published(
     network: nn.Module, entry: Mapping[str, Any], name: Name, path: Path | str
 ) -> None:
     """Load the published keys of one network, strictly but for unused batch counters."""
+    _require_state_dict(entry, name, path)
     state = from_official(state_dict_of(entry), name)
     own = network.state_dict()
     counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
