@@ -1,14 +1,17 @@
 """Training of WSOL: one tiny run, its losses and files, resuming, and several processes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
+from PIL import Image
 from processes import run_processes
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
@@ -32,6 +35,8 @@ from wsol_runs import (
 
 from misc import training
 from misc.checkpoint import load_checkpoint
+from misc.files import read_json
+from misc.provenance import read_record, record_path
 from wsol import engine, evaluation
 from wsol.config import Config, Paths
 from wsol.model import CNN, TRANSFORMER, Networks, build_cnn, build_transformer, logits_of
@@ -131,6 +136,21 @@ def test_optimisers_have_the_published_settings(config: Config):
 
 
 # ------------------------------------------------------------------------------------- one run
+
+
+def test_every_picture_is_trained_on(birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sizes, step = [], engine.training_step
+
+    def counted(models: dict, optimisers: dict, images: torch.Tensor, *more: object) -> dict:
+        sizes.append(len(images))
+        return step(models, optimisers, images, *more)
+
+    monkeypatch.setattr(engine, "training_step", counted)
+    assert run(birds, tmp_path, SOLVER__NUM_EPOCHS=1) == 0
+    assert sizes == [5, 5, 2]
+    sizes.clear()
+    assert run(birds, tmp_path / "b", SOLVER__NUM_EPOCHS=1, TRAIN__BATCH_SIZE=64) == 0
+    assert sizes == [12]
 
 
 def test_every_epoch_leaves_one_line_and_one_row(trained: Path):
@@ -272,6 +292,111 @@ def test_run_killed_between_state_and_weights_writes_them(
     assert epoch_lines(tmp_path) == epoch_lines(trained)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The weights of a run, its state, and what tells about them."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.*") if path.suffix != ".log"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "values", "sentence"),
+    [
+        (["--overwrite"], {"MODEL__CNN": "resnet51"}, "resnet51 is neither"),
+        (["--overwrite"], {"MODEL__INIT": "pretrained"}, "MODEL.INIT random"),
+        (["--overwrite"], {"MODEL__CNN_WEIGHTS": "absent.pth"}, "absent.pth does not exist"),
+        (["--overwrite"], {"DATA__NUM_CLASSES": 2}, "DATA.NUM_CLASSES is 2"),
+        (["--overwrite", "--resume"], {}, "--resume goes on with a run and --overwrite deletes it"),
+    ],
+)
+def test_a_finished_run_is_not_deleted_for_one_that_cannot_start(
+    birds: Path,
+    trained_copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    flags: list[str],
+    values: dict[str, object],
+    sentence: str,
+):
+    def offline(*_: object) -> None:
+        raise URLError("offline")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    before = contents(trained_copy)
+    assert run(birds, trained_copy, *flags, MODEL__VIT_ARGS="{}", **values) == 2
+    assert sentence in capsys.readouterr().err
+    assert contents(trained_copy) == before
+
+
+def test_missing_tensorboard_deletes_no_run(
+    birds: Path, trained_copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    before = contents(trained_copy)
+    assert run(birds, trained_copy, "--overwrite") == 2
+    assert contents(trained_copy) == before
+
+
+def test_weights_whose_state_was_removed_are_not_replaced(
+    birds: Path, trained_copy: Path, capsys: pytest.CaptureFixture
+):
+    paths = Paths(trained_copy)
+    paths.state.unlink()
+    before = contents(trained_copy)
+    assert run(birds, trained_copy, SOLVER__CNN_LR=0.02) == 2
+    assert "SOLVER.CNN_LR is 0.02 now and was 0.005" in capsys.readouterr().err
+    assert run(birds, trained_copy) == 2
+    error = capsys.readouterr().err
+    assert f"model_last.pth is there, but not {paths.state}" in error
+    assert "--overwrite" in error
+    assert contents(trained_copy) == before
+    assert run(birds, trained_copy, "--overwrite", SOLVER__NUM_EPOCHS=1) == 0
+    assert load_checkpoint(paths.last)["epoch"] == 1
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)])
+def test_weights_of_somebody_else_are_not_replaced(
+    birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture, flags: tuple[str, ...]
+):
+    (tmp_path / "model_best.pth").write_bytes(b"a download")
+    assert run(birds, tmp_path, *flags) == 2
+    error = capsys.readouterr().err
+    assert "model_best.pth has no record of a training that made it" in error
+    assert "move it away" in error
+    assert (tmp_path / "model_best.pth").read_bytes() == b"a download"
+
+
+def test_every_weight_file_has_a_record(trained: Path):
+    state = read_record(Paths(trained).state)
+    for name in WEIGHTS:
+        assert read_record(trained / name) == state
+        facts = read_json(record_path(trained / name))["facts"]
+        assert facts["epoch"] == load_checkpoint(trained / name)["epoch"]
+
+
+def test_leftovers_of_killed_runs_are_removed_at_the_next_start(birds: Path, trained_copy: Path):
+    left = [trained_copy / f".tmp-0a1b-{name}" for name in ("training.state.pth", *WEIGHTS)]
+    others = [trained_copy / ".tmp-0a1b-other.pth", trained_copy / "x.tmp-training.state.pth"]
+    for path in (*left, *others):
+        path.write_bytes(b"half")
+    assert run(birds, trained_copy) == 0
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)
+
+
+def test_replaced_pictures_are_another_run(
+    birds: Path, trained_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    copy = Path(shutil.copytree(birds, tmp_path / "CUB"))
+    assert run(copy, trained_copy) == 0  # the same pictures elsewhere
+    (picture, *_) = sorted((copy / "images").rglob("*.jpg"))
+    with Image.open(picture) as image:
+        size = image.size
+    Image.new("RGB", size, "red").save(picture)
+    assert run(copy, trained_copy) == 2
+    assert "input pictures is" in capsys.readouterr().err
+
+
 def test_resume_without_a_run_is_refused(
     birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -306,14 +431,23 @@ def test_loss_that_is_not_finite_stops_with_a_sentence(
 # --------------------------------------------------------------------------- several processes
 
 
-def train_equally(birds: Path, folder: Path) -> None:
+def train_equally(birds: Path, folder: Path, batch_size: int) -> None:
     """Train an epoch that does not depend on the random numbers of a process."""
-    assert run(birds, folder, MODEL__DROP_PATH=0, SOLVER__NUM_EPOCHS=1) == 0
+    values = {"MODEL__DROP_PATH": 0, "SOLVER__NUM_EPOCHS": 1, "SOLVER__CNN_LR": 1e-3}
+    assert run(birds, folder, TRAIN__BATCH_SIZE=batch_size, **values) == 0
 
 
-def test_two_processes_train_as_one(birds: Path, tmp_path: Path):
-    train_equally(birds, tmp_path / "one")
-    run_processes(train_equally, birds, tmp_path / "two")
+@pytest.mark.parametrize(
+    "batch_size",
+    [
+        4,  # always two pictures each
+        9,  # 5 and 4, then 2 and 1
+        11,  # 6 and 5, then one picture for two processes
+    ],
+)
+def test_two_processes_train_as_one(birds: Path, tmp_path: Path, batch_size: int):
+    train_equally(birds, tmp_path / "one", batch_size)
+    run_processes(train_equally, birds, tmp_path / "two", batch_size)
     one, two = (epoch_lines(tmp_path / name)[0] for name in ("one", "two"))
     assert two == {name: pytest.approx(value, rel=1e-3) for name, value in one.items()}
     one, two = (weights(tmp_path / name / "model_last.pth") for name in ("one", "two"))
@@ -337,7 +471,7 @@ def test_wrong_input_of_several_processes_is_one_sentence(birds: Path, tmp_path:
     ("key", "value", "message"),
     [
         ("MODEL__FIXED_BATCHNORM", False, "MODEL.FIXED_BATCHNORM is False, which 2 processes"),
-        ("TRAIN__BATCH_SIZE", 3, "TRAIN.BATCH_SIZE 3 cannot be dealt out evenly to 2 processes"),
+        ("TRAIN__BATCH_SIZE", 1, "TRAIN.BATCH_SIZE 1 is too small for 2 processes"),
     ],
 )
 def test_what_several_processes_cannot_do_equally_is_refused(

@@ -15,6 +15,7 @@ from wsol.config import Config, load
 from wsol.published_flags import overrides_of, unused_flags
 
 PUBLISHED_RATE = 5e-5
+_WEIGHTS = (".pth", ".tar", ".pt", ".safetensors")
 
 
 def build_parser(script: str, documentation: str) -> argparse.ArgumentParser:
@@ -78,6 +79,7 @@ def run_tool(
 
     def start() -> None:
         args = parser.parse_intermixed_args(argv)
+        _refuse_weights_among_keys(args.overrides)
         overrides = [*overrides_of(args), *pairs_to_overrides(args.overrides)]
         config = load(args.config_file, overrides)
         given = ", ".join([*unused_flags(args), *unused_keys(config)])
@@ -87,6 +89,16 @@ def run_tool(
             work(args, config)
 
     return run_entry(parser.prog, start)
+
+
+def _refuse_weights_among_keys(tokens: Sequence[str]) -> None:
+    """What stands behind the published `--resume` of train_cam.py, which did nothing with it."""
+    for token in tokens[::2]:
+        if "=" not in token and Path(token).suffix in _WEIGHTS:
+            raise UserError(
+                f"{token} stands where a KEY is expected; --resume of train_cam.py takes no file: "
+                "the training in BASIC.SAVE_DIR goes on. MODEL.VIT_WEIGHTS names first weights."
+            )
 
 
 def tell_notes(args: argparse.Namespace) -> None:

@@ -251,8 +251,8 @@ def _inconsistencies(config: Config) -> Iterator[str]:
     data, arch = config.DATA, config.MODEL.ARCH
     if data.DATASET.lower() in _ILSVRC:
         yield (
-            f"DATA.DATASET {data.DATASET}: reading ILSVRC is not built; give DATA.DATASET FOLDER, "
-            "whose train/CLASS/* and val/CLASS/* are those of ILSVRC, and the boxes as boxes.csv."
+            f"DATA.DATASET {data.DATASET}: the lists and boxes of ILSVRC are not read here; give "
+            "DATA.DATASET FOLDER, for train/CLASS/*, val/CLASS/* and one box each in boxes.csv."
         )
     elif data.DATASET not in get_args(Dataset):
         yield (f"DATA.DATASET is {data.DATASET!r}; expected one of {', '.join(get_args(Dataset))}.")
