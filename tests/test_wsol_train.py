@@ -1,4 +1,9 @@
-"""Training of WSOL: one tiny run, its losses and files, resuming, and several processes."""
+"""Training of WSOL: one tiny run, its losses and files, resuming, and several processes.
+
+No golden of a WSOL training exists. What its steps should do rests on the definitions of the paper,
+computed with torch's own losses, and on the settings that the published code writes down; the
+cross entropies also follow from golden logits, see `test_wsol_model`.
+"""
 
 import os
 import shutil
