@@ -84,6 +84,7 @@ def test_outputs_lie_beside_the_configs_unless_named(tmp_path: Path):
             "MODEL.ARCH=conformer_tscam_small_patch16",
             r"Conformer is not built; use deit_",
         ),
+        ("MODEL.VIT_ARGS.depth=0", r"MODEL\.VIT_ARGS has depth 0; a transformer has at least 1"),
         ("TEST.TEN_CROPS=True", r"averaging ten crops is not built"),
         ("BASIC.SEED=4294967296", r"BASIC\.SEED is 4294967296; it must be at most 4294967295"),
         ("CUDNN.BENCHMARKS=True", r"did you mean CUDNN\.BENCHMARK\?"),

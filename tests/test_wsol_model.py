@@ -234,6 +234,11 @@ def test_unknown_networks_are_told_by_key(tmp_path: Path):
         build_cnn(config_of(tmp_path, tmp_path, MODEL__CNN_WEIGHTS=tmp_path / "absent.pth"))
 
 
+def test_crops_smaller_than_a_patch_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"DATA\.CROP_SIZE 8 is below 16, the patch size of"):
+        build_transformer(config_of(tmp_path, tmp_path, DATA__CROP_SIZE=8))
+
+
 def test_weights_that_cannot_be_downloaded_are_told_by_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from wsol_runs import (
 
 from misc.checkpoint import load_checkpoint, save_checkpoint
 from misc.files import read_json
-from wsol import evaluation, pictures, testing
+from wsol import evaluation, figure, pictures, testing
 from wsol.config import Paths
 from wsol.drawing import ESTIMATED_COLOUR, TRUE_COLOUR, save_boxed, with_boxes
 from wsol.evaluation import evaluate
@@ -101,12 +102,15 @@ def test_replaced_pictures_have_another_fingerprint(
     assert before["pictures"]["sha256"] != after["pictures"]["sha256"]
 
 
+@pytest.mark.parametrize(("tool", "user"), [(test_cam, evaluation), (visualize, figure)])
 @pytest.mark.parametrize("part", ["logits", "cams"])
 def test_scores_that_are_not_finite_are_refused(
     birds: Path,
     trained_copy: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
+    tool: Any,
+    user: Any,
     part: str,
 ):
     localise = evaluation.localise
@@ -116,12 +120,13 @@ def test_scores_that_are_not_finite_are_refused(
         getattr(found, part)[0].view(-1)[0] = float("nan")
         return found
 
-    monkeypatch.setattr(evaluation, "localise", spoiled)
-    assert run_tool(test_cam, arguments(birds, trained_copy)) == 2
+    monkeypatch.setattr(user, "localise", spoiled)
+    assert run_tool(tool, arguments(birds, trained_copy)) == 2
     error = capsys.readouterr().err
     assert "are not finite, so the weights are of no use" in error
     assert "/images/" in error
-    assert not Paths(trained_copy).evaluation("test").exists()
+    paths = Paths(trained_copy)
+    assert not (paths.evaluation("test").exists() or paths.figure.exists())
 
 
 def test_a_killed_loader_process_is_one_sentence(

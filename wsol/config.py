@@ -261,6 +261,9 @@ def _inconsistencies(config: Config) -> Iterator[str]:
             f"MODEL.ARCH {arch}: Conformer is not built; use deit_tscam_tiny_, small_ or "
             "base_patch16_224, or any plain ViT of timm."
         )
+    depth = config.MODEL.VIT_ARGS.get("depth")
+    if isinstance(depth, int) and depth < 1:
+        yield f"MODEL.VIT_ARGS has depth {depth}; a transformer has at least 1 block."
     if config.TEST.TEN_CROPS:
         yield "TEST.TEN_CROPS is true, but averaging ten crops is not built; leave it out."
     for name in ("IMAGE_MEAN", "IMAGE_STD"):

@@ -105,7 +105,7 @@ def _localised(
         with autocast(device, config.SOLVER.PRECISION):
             logits, cams = localise(networks, batch["image"], batch["label"], config.MODEL.CAM)
         for found in _unbatched(batch, logits, cams):
-            _require_finite(found, pictures[found.index])
+            require_finite(found.logits, found.cam, pictures[found.index])
             yield found
 
 
@@ -116,8 +116,13 @@ def _unbatched(batch: dict[str, Any], logits: Tensor, cams: Tensor) -> Iterator[
         yield Found(int(index), int(label), scores, cam, truth)
 
 
-def _require_finite(found: Found, picture: Picture) -> None:
-    if not (np.isfinite(found.logits).all() and np.isfinite(found.cam).all()):
+def require_finite(logits: np.ndarray, cam: np.ndarray, picture: Picture) -> None:
+    """Refuse class scores or a map of a picture with values that weights of any use do not give.
+
+    Raises:
+        UserError: not all are finite.
+    """
+    if not (np.isfinite(logits).all() and np.isfinite(cam).all()):
         raise UserError(
             f"the class scores or the map of {picture.path} are not finite, so the weights are of "
             "no use; train again with a lower learning rate, or name another file of weights."

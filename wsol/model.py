@@ -201,6 +201,8 @@ def build_transformer(config: Config, init: str | None = None) -> TsCam:
     weights = _file(model.VIT_WEIGHTS) if init is None else None
     with translated_options(_KEYS):
         vit = build_vit(model.vit, size, init or model.INIT, weights, arguments)
+    if size < (patch := max(vit.patch_embed.patch_size)):
+        raise UserError(f"DATA.CROP_SIZE {size} is below {patch}, the patch size of {model.ARCH}.")
     return TsCam(vit, config.DATA.NUM_CLASSES)
 
 
