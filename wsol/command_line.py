@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from misc.config import pairs_to_overrides, unused_keys
+from misc.config import pairs_to_overrides
 from misc.entry import run_entry
 from misc.errors import UserError
 from misc.option_types import HelpFormatter, positive_float
@@ -81,9 +81,10 @@ def run_tool(
         args = parser.parse_intermixed_args(argv)
         _refuse_weights_among_keys(args.overrides)
         overrides = [*overrides_of(args), *pairs_to_overrides(args.overrides)]
-        config = load(args.config_file, overrides)
-        given = ", ".join([*unused_flags(args), *unused_keys(config)])
-        args.notes = [f"without effect, as in the published code: {given}"] if given else []
+        unused = unused_flags(args)
+        config = load(args.config_file, overrides, unused)
+        given = ", ".join(unused)
+        args.notes = [f"without effect here: {given}"] if given else []
         _quiet_warnings()
         with _failures_in_words():
             work(args, config)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from misc.config import Unused, bounded, load_config, positive, tree_of
+from misc.config import bounded, load_config, positive, tree_of
 from misc.errors import UserError
 
 CamSource = Literal["transformer", "cnn", "mean"]
@@ -19,6 +19,17 @@ LARGEST_SEED = 2**32 - 1  # of numpy
 _CHANNELS = 3
 _CONFORMER = "conformer"
 _ILSVRC = ("imagenet", "ilsvrc")
+_UNUSED = (
+    *("BASIC.GPU_ID", "BASIC.DISP_FREQ", "BASIC.TIME", "BASIC.ROOT_DIR"),
+    *("BASIC.BACKUP_CODES", "BASIC.BACKUP_LIST", "MODEL.LOCALIZER_DIR"),
+    *("DATA.SCALE_SIZE", "DATA.SCALE_LENGTH", "TRAIN.ALPHA", "TRAIN.BETA"),
+    *("TEST.CKPT_DIR", "TEST.SAVE_CAMS"),
+    "SOLVER.START_LR",  # --lr rules
+    "SOLVER.WEIGHT_DECAY",  # VIT_WEIGHT_DECAY and CNN_WEIGHT_DECAY rule
+    "SOLVER.MUMENTUM",  # AdamW has none; CNN_MOMENTUM rules
+    *("CUDNN", "CUDNN.BENCHMARK", "CUDNN.DETERMINISTIC", "CUDNN.ENABLE"),  # always deterministic
+)
+"""Published keys that nothing reads here."""
 _TSCAM = "_tscam"  # marks the published architectures; timm's names lack it
 
 
@@ -29,12 +40,6 @@ class Basic:
     SEED: int = bounded(26, 0, LARGEST_SEED)  # of every random choice
     NUM_WORKERS: int = bounded(4, 0)  # processes that load pictures; 0 loads in the main one
     SAVE_DIR: Path | None = None  # all outputs; null: ckpt/DATASET/NAME_OF_THE_YAML beside configs
-    GPU_ID: Unused = None
-    DISP_FREQ: Unused = None
-    TIME: Unused = None
-    ROOT_DIR: Unused = None
-    BACKUP_CODES: Unused = None
-    BACKUP_LIST: Unused = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,6 @@ class Model:
     FIXED_BATCHNORM: bool = True  # batch norm uses its running statistics in training (ours)
     # which maps give the boxes: class maps x attention as published, the CNN's, or both (ours)
     CAM: CamSource = "transformer"
-    LOCALIZER_DIR: Unused = None
 
     @property
     def vit(self) -> str:
@@ -76,8 +80,6 @@ class Data:
     CROP_SIZE: int = bounded(224, 1)  # side of the training crop and of test pictures
     IMAGE_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)  # of RGB pictures in [0, 1]
     IMAGE_STD: tuple[float, ...] = positive((0.229, 0.224, 0.225))
-    SCALE_SIZE: Unused = None
-    SCALE_LENGTH: Unused = None
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,6 @@ class Train:
     """TRAIN: batches of the training."""
 
     BATCH_SIZE: int = bounded(64, 1)  # pictures per step, over all processes
-    ALPHA: Unused = None
-    BETA: Unused = None
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,6 @@ class Test:
         (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), 0, 1
     )
     TEN_CROPS: bool = False  # published; the only value is false
-    CKPT_DIR: Unused = None
-    SAVE_CAMS: Unused = None
 
 
 @dataclass(frozen=True)
@@ -120,26 +118,11 @@ class Solver:
     REFINE_EPOCHS: int = bounded(5, 1)  # the L1 loss is off and on in turn for so many epochs
     REFINE_WEIGHT: float = bounded(1.0, 0)  # of the L1 loss between both networks' maps (ours)
     PRECISION: Literal["float32", "bfloat16"] = "float32"  # bfloat16 by autocast (ours)
-    START_LR: Unused = None  # --lr rules
-    WEIGHT_DECAY: Unused = None  # VIT_WEIGHT_DECAY and CNN_WEIGHT_DECAY rule
-    MUMENTUM: Unused = None  # sic; AdamW has none, and of the CNN CNN_MOMENTUM rules
-
-
-@dataclass(frozen=True)
-class Cudnn:
-    """CUDNN: published; a run is always deterministic, see `misc.seed`."""
-
-    BENCHMARK: Unused = None
-    DETERMINISTIC: Unused = None
-    ENABLE: Unused = None
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that can be configured; defaults are the published run on CUB-200-2011.
-
-    Published keys that neither our code nor the published one has a use for are accepted.
-    """
+    """Everything that can be configured; defaults are the published run on CUB-200-2011."""
 
     BASIC: Basic = Basic()
     MODEL: Model = field(default_factory=Model)
@@ -147,7 +130,6 @@ class Config:
     TRAIN: Train = Train()
     TEST: Test = Test()
     SOLVER: Solver = Solver()
-    CUDNN: Cudnn = Cudnn()
 
 
 @dataclass(frozen=True)
@@ -215,13 +197,16 @@ class Paths:
         return self.folder / f"boxed_{split}"
 
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+def load(
+    path: Path | str, overrides: Sequence[str] = (), unused: list[str] | None = None
+) -> Config:
     """Read and check a configuration.
 
     Args:
         path: YAML file; relative paths in it belong to its tree, the parent of `configs`.
         overrides: `KEY=VALUE` with dotted keys, such as `MODEL.CAM_THR=0.1`; relative paths in
             them belong to the working folder.
+        unused: gets the published keys that are given and used by nothing.
 
     Returns:
         The configuration with absolute paths; BASIC.SAVE_DIR is filled in.
@@ -230,7 +215,13 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         UserError: a key is unknown, a value has the wrong type or does not fit the others.
     """
     path = Path(path)
-    config = load_config(Config, path, overrides)
+
+    def skip(key: str) -> bool:
+        if key in _UNUSED and unused is not None and key not in unused:
+            unused.append(key)
+        return key in _UNUSED
+
+    config = load_config(Config, path, overrides, skip)
     problems = list(_inconsistencies(config))
     if problems:
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
