@@ -23,7 +23,6 @@ Nothing here imports torch.
 
 import copy
 import difflib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -75,7 +74,7 @@ def load_config(
             the wrong type or is out of range. The message names file or command line, key, value
             and what is expected.
     """
-    path = Path(os.path.expanduser(path))  # noqa: PTH111 - as in `absolute_path`
+    path = Path(path).expanduser()
     leaves = {leaf.key: leaf for leaf in _leaves(schema)}
     tree = tree_of(path)
     values: dict[str, Any] = {}

@@ -64,12 +64,8 @@ def convert(raw: Any, annotation: Any, place: Place) -> Any:
 
 
 def absolute_path(path: Path, folder: Path) -> Path:
-    """The path without `~` and `..`, seen from the folder where it is relative; links are kept.
-
-    A home folder of nobody, `~nobody`, is a name like any other.
-    """
-    home = os.path.expanduser(path)  # noqa: PTH111 - Path's own stops at unknown users
-    return Path(os.path.abspath(folder / home))  # noqa: PTH100 - resolve follows links
+    """The path without `~` and `..`, seen from the folder where it is relative; links are kept."""
+    return Path(os.path.abspath(folder / path.expanduser()))  # noqa: PTH100 - resolve follows links
 
 
 def _parse(text: str) -> Any:

@@ -256,11 +256,6 @@ def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
         load_config(Config, tmp_path)
 
 
-def test_home_of_nobody_is_told() -> None:
-    with pytest.raises(UserError, match=r"^~no-such-user/a\.yaml"):
-        load_config(Config, Path("~no-such-user/a.yaml"))
-
-
 def test_key_without_default_must_be_given(tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class Named:

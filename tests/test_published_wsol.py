@@ -377,12 +377,15 @@ def test_published_checkpoint_is_scored(birds: Path, tmp_path: Path, capsys):
     assert f"{path} has no cnn_state_dict, which MODEL.CAM cnn needs" in error
 
 
+STATE_DICT = r"odd\.pth.*state_dict|state_dict of .*odd\.pth"
+
+
 @pytest.mark.parametrize(
     ("entry", "sentence"),
     [
-        ([1, 2], "the state_dict of .* is not a mapping of names to tensors"),
-        ({0: torch.zeros(1)}, "the state_dict of .* is not a mapping of names to tensors"),
-        ({"module.cls_token": 3}, "the state_dict of .* is not a mapping of names to tensors"),
+        ([1, 2], STATE_DICT),
+        ({0: torch.zeros(1)}, STATE_DICT),
+        ({"module.cls_token": 3}, STATE_DICT),
         ({}, "does not fit the transformer"),
     ],
 )
