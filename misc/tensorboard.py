@@ -68,6 +68,19 @@ def open_board(folder: Path, first_step: int) -> Board:
     """
     if not is_main_process():
         return Board(None)
+    writer = require_tensorboard()
+    try:
+        return Board(writer(str(folder), purge_step=first_step))
+    except OSError as error:
+        raise UserError(f"the TensorBoard folder {folder} cannot be written: {error}.") from None
+
+
+def require_tensorboard() -> type["SummaryWriter"]:
+    """What writes event files.
+
+    Raises:
+        UserError: tensorboard is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -75,7 +88,4 @@ def open_board(folder: Path, first_step: int) -> Board:
             "the training curves need the package tensorboard, which is not installed; run: "
             "pip install tensorboard"
         ) from None
-    try:
-        return Board(SummaryWriter(str(folder), purge_step=first_step))
-    except OSError as error:
-        raise UserError(f"the TensorBoard folder {folder} cannot be written: {error}.") from None
+    return SummaryWriter

@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 from misc.checkpoint import load_training_state, rng_state, save_training_state, set_rng_state
 from misc.distributed import (
     all_gather,
-    all_reduce_mean,
+    all_reduce_sum,
     barrier,
     is_main_process,
     rank,
@@ -68,7 +68,9 @@ def fit_batch(batch_size: int, count: int, option: str) -> int:
 class ShareOfBatches(Sampler[list]):
     """This process's share of every batch, in a plain run the whole of it.
 
-    All processes must go through the same batches. A DataLoader takes it as `batch_sampler`.
+    All processes must go through the same batches. A last, smaller batch may leave a process
+    nothing: it gets the first item, whose loss must not count, so that no other waits for it. A
+    DataLoader takes it as `batch_sampler`.
     """
 
     def __init__(self, batches: Collection[list], batch_size: int, *, even: bool = True) -> None:
@@ -81,7 +83,7 @@ class ShareOfBatches(Sampler[list]):
         self.batches = batches
 
     def __iter__(self) -> Iterator[list]:
-        return map(shard, self.batches)
+        return (shard(batch) or batch[:1] for batch in self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -162,18 +164,21 @@ class Training:
     Attributes:
         title: short text for bars and log lines.
         dataset: items with a settable `epoch`.
-        batch_size: pictures per step, of all processes together; the rest of an epoch that fills no
-            batch is dropped.
+        batch_size: pictures per step, of all processes together.
         epochs: number of epochs.
         seed: of the order of pictures.
         models: networks by name, already on `device`.
         optimisers: optimisers by name.
         step: takes a batch on the device and the epoch (from 0), updates the networks, returns
-            its losses by name as detached scalar tensors; their means over steps and processes go
-            into log and history.
+            its mean losses by name as detached scalar tensors; their means over the pictures of the
+            epoch go into log and history. `weight` of the batch is what the losses of this process
+            must be multiplied by before their gradients are averaged over the processes: 1 where
+            these have equally many pictures, as all batches but the last one make sure of.
         state_path: resumable state, written after every epoch.
         fingerprint: identifies arguments and data of the run.
         num_workers: loader processes.
+        drop_last: leave out the pictures of an epoch that fill no batch; without it they are a
+            last, smaller batch, and the processes may have unequal shares of any batch.
         before_epoch: called with the epoch, in every process, before the networks are set to
             training; for learning rates that change by epoch.
         after_epoch: called with the epoch, in every process; returns numbers for the log.
@@ -192,6 +197,7 @@ class Training:
     state_path: Path
     fingerprint: str
     num_workers: int = 0
+    drop_last: bool = True
     before_epoch: Callable[[int], None] | None = None
     after_epoch: Callable[[int], dict[str, float]] | None = None
     in_words: Callable[[Mapping[str, float]], str] = numbers_in_words
@@ -199,8 +205,9 @@ class Training:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches per epoch."""
-        return len(self.dataset) // self.batch_size
+        """Batches per epoch."""
+        full, rest = divmod(len(self.dataset), self.batch_size)
+        return full if self.drop_last else full + (rest > 0)
 
     def resume(self) -> int:
         """Restore the last finished epoch, if any, and return how many are finished."""
@@ -260,26 +267,32 @@ class Training:
             model.train()
         self.dataset.epoch = epoch
         sums: dict[str, Tensor] = {}
+        pictures = 0
         bar = progress(self._loader(epoch), f"{self.title} {epoch + 1}/{self.epochs}")
         for index, batch in enumerate(bar):
-            losses = self.step(to_device(batch, self.device), epoch)
+            share, total = self._pictures_of(index)
+            weight = world_size() * share / total
+            losses = self.step({**to_device(batch, self.device), "weight": weight}, epoch)
+            pictures += total
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0) + value
+                sums[name] = sums.get(name, 0) + share * value
             if not math.isfinite(sum(losses.values())):
                 self._require_finite(losses, f"in step {index + 1} of epoch {epoch + 1}")
             bar.set_postfix({name: f"{float(value):.3f}" for name, value in losses.items()})
-        return {
-            name: float(all_reduce_mean(value)) / self.steps_per_epoch
-            for name, value in sums.items()
-        }
+        return {name: float(all_reduce_sum(value)) / pictures for name, value in sums.items()}
+
+    def _pictures_of(self, index: int) -> tuple[int, int]:
+        """Number of pictures in a batch of an epoch: this process's own, and those of all."""
+        total = min(self.batch_size, len(self.dataset) - index * self.batch_size)
+        return len(shard(range(total))), total
 
     def _loader(self, epoch: int) -> DataLoader:
         order = torch.Generator().manual_seed(self.seed * _EPOCH_SEED_STRIDE + epoch)
         pictures = RandomSampler(self.dataset, generator=order)
-        batches = BatchSampler(pictures, self.batch_size, drop_last=True)
+        batches = BatchSampler(pictures, self.batch_size, self.drop_last)
         return DataLoader(
             self.dataset,
-            batch_sampler=ShareOfBatches(batches, self.batch_size),
+            batch_sampler=ShareOfBatches(batches, self.batch_size, even=self.drop_last),
             generator=order,
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",

@@ -46,11 +46,15 @@ def run(tmp_path: Path) -> Callable[..., tuple[Seen, Training]]:
             seen.append((epoch, batch["index"].tolist()))
             return {"loss": torch.tensor(float(len(seen)))}
 
-        defaults = {"seed": 0, "epochs": EPOCHS, "models": {"net": nn.Linear(1, 1)}}
+        defaults = {
+            "dataset": Numbers(),
+            "batch_size": BATCH_SIZE,
+            "epochs": EPOCHS,
+            "seed": 0,
+            "models": {"net": nn.Linear(1, 1)},
+        }
         training = Training(
             title="numbers",
-            dataset=Numbers(),
-            batch_size=BATCH_SIZE,
             optimisers={},
             device=torch.device("cpu"),
             state_path=tmp_path / f"{name}.pth",
@@ -70,6 +74,38 @@ def test_full_batches_of_different_pictures_in_every_epoch(run: Callable) -> Non
     for epoch in range(EPOCHS):
         indices = [i for number, batch in seen if number == epoch for i in batch]
         assert len(set(indices)) == 2 * BATCH_SIZE
+
+
+def test_a_last_smaller_batch_is_kept_when_asked_for(run: Callable) -> None:
+    sizes: list[int] = []
+    indices: list[int] = []
+
+    def step(batch: dict[str, Any], epoch: int) -> dict[str, torch.Tensor]:
+        sizes.append(len(batch["index"]))
+        indices.extend(batch["index"].tolist())
+        assert batch["weight"] == 1
+        return {"loss": torch.tensor(float(len(sizes)))}
+
+    _, training = run("a", step=step, epochs=1, drop_last=False)
+    assert sizes == [3, 3, 1] and training.steps_per_epoch == 3
+    assert sorted(indices) == list(range(COUNT))
+    # every picture counts once: (3 * 1 + 3 * 2 + 1 * 3) / 7
+    assert training.history == [{"loss": pytest.approx(12 / 7)}]
+
+
+def test_steps_of_cub_as_in_the_published_log(run: Callable) -> None:
+    class Cub(Numbers):
+        def __len__(self) -> int:
+            return 5994
+
+    sizes: list[int] = []
+
+    def step(batch: dict[str, Any], epoch: int) -> dict[str, torch.Tensor]:
+        sizes.append(len(batch["index"]))
+        return {"loss": torch.tensor(0.0)}
+
+    run("a", step=step, epochs=1, dataset=Cub(), batch_size=64, drop_last=False)
+    assert sizes == [64] * 93 + [42]  # the log of CRT counts to 94
 
 
 def test_order_depends_on_seed_and_epoch_alone(run: Callable) -> None:
@@ -198,6 +234,53 @@ def _train_points(path: Path, epochs: int, dropout: float = 0.0) -> Training:
     )
     training.run()
     return training
+
+
+def _train_every_point(path: Path, batch_size: int) -> list[dict[str, float]]:
+    """Ten epochs whose last batch has unequal shares; returns the history."""
+    torch.manual_seed(0)
+    model = data_parallel(nn.Linear(3, 1), torch.device("cpu"))
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def step(batch: dict[str, Any], epoch: int) -> dict[str, torch.Tensor]:
+        loss = (model(batch["point"]) - batch["wanted"]).square().mean()
+        optimiser.zero_grad()
+        (batch["weight"] * loss).backward()
+        optimiser.step()
+        return {"loss": loss.detach()}
+
+    training = Training(
+        title="every point",
+        dataset=Points(),
+        batch_size=batch_size,
+        drop_last=False,
+        epochs=10,
+        seed=0,
+        models={"net": model},
+        optimisers={},
+        step=step,
+        device=torch.device("cpu"),
+        state_path=path,
+        fingerprint="",
+    )
+    training.run()
+    return training.history
+
+
+def _train_every_point_in_processes(folder: Path) -> None:
+    for batch_size in (3, 4, 5):
+        _train_every_point(folder / f"two{batch_size}.pth", batch_size)
+
+
+def test_unequal_shares_of_a_batch_train_as_one_process_does(tmp_path: Path) -> None:
+    run_processes(_train_every_point_in_processes, tmp_path)
+    for batch_size in (3, 4, 5):  # shares 2 and 1, 1 and 1, 1 and none
+        path = tmp_path / f"one{batch_size}.pth"
+        history = _train_every_point(path, batch_size)
+        both = tmp_path / f"two{batch_size}.pth"
+        torch.testing.assert_close(_weights(both), _weights(path), rtol=1e-5, atol=1e-6)
+        found = load_checkpoint(both)["extra"]["history"]
+        assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in history])
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:

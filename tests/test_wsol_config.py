@@ -26,11 +26,10 @@ PUBLISHED = {
     "TRAIN.BATCH_SIZE": 64,
     "TEST.BATCH_SIZE": 64,
     "TEST.SAVE_BOXED_IMAGE": False,
-    "SOLVER.START_LR": 5e-4,
     "SOLVER.LR_STEPS": [30],
     "SOLVER.NUM_EPOCHS": 60,
     "SOLVER.LR_FACTOR": 0.1,
-    "SOLVER.WEIGHT_DECAY": 0.05,
+    "SOLVER.VIT_WEIGHT_DECAY": 0.05,
     "SOLVER.CNN_LR": 0.005,
     "SOLVER.CNN_WEIGHT_DECAY": 1e-4,
     "SOLVER.CNN_MOMENTUM": 0.0,
@@ -52,11 +51,13 @@ def test_small_configuration_is_the_published_one_and_the_default(tmp_path: Path
 
 
 @pytest.mark.parametrize(("scale", "name"), [("tiny", "deit_tiny"), ("base", "deit_base")])
-def test_other_scales_differ_in_the_transformer_alone(scale: str, name: str):
+def test_other_scales_differ_in_transformer_and_batch_size(scale: str, name: str):
     values = flatten(load(SMALL.with_name(f"deit_tscam_{scale}_patch16_224.yaml")))
     small = flatten(load(SMALL))
     different = {key for key in values if values[key] != small[key]}
-    assert different == {"MODEL.ARCH", "BASIC.SAVE_DIR"}
+    batches = {"TRAIN.BATCH_SIZE", "TEST.BATCH_SIZE"}
+    assert different == {"MODEL.ARCH", "BASIC.SAVE_DIR", *batches}
+    assert {values[key] for key in batches} == {128}
     assert values["MODEL.ARCH"] == f"deit_tscam_{scale}_patch16_224"
     assert (
         load(SMALL.with_name(f"deit_tscam_{scale}_patch16_224.yaml")).MODEL.vit
@@ -77,7 +78,16 @@ def test_outputs_lie_beside_the_configs_unless_named(tmp_path: Path):
         ("MODEL.CAM_THRESHOLD=0.1", r"did you mean MODEL\.CAM_THR\?"),
         ("MODEL.CAM_THR=1.5", r"MODEL\.CAM_THR is 1\.5; it must be at most 1"),
         ("MODEL.TOP_K=5", r"MODEL\.TOP_K is 5; it must be at most 1"),
-        ("DATA.DATASET=ILSVRC", r"expected one of CUB, FOLDER, SYNTHETIC"),
+        ("DATA.DATASET=COCO", r"DATA\.DATASET is 'COCO'; expected one of CUB, FOLDER, SYNTHETIC"),
+        ("DATA.DATASET=ImageNet", r"ILSVRC are not read here; give DATA\.DATASET FOLDER"),
+        (
+            "MODEL.ARCH=conformer_tscam_small_patch16",
+            r"Conformer is not built; use deit_",
+        ),
+        ("MODEL.VIT_ARGS.depth=0", r"MODEL\.VIT_ARGS has depth 0; a transformer has at least 1"),
+        ("TEST.TEN_CROPS=True", r"averaging ten crops is not built"),
+        ("BASIC.SEED=4294967296", r"BASIC\.SEED is 4294967296; it must be at most 4294967295"),
+        ("CUDNN.BENCHMARKS=True", r"CUDNN\.BENCHMARKS is not a configuration key"),
         ("DATA.CROP_SIZE=300", r"DATA\.CROP_SIZE 300 is more than DATA\.RESIZE_SIZE 256"),
         ("DATA.IMAGE_MEAN=0.5,0.5", r"DATA\.IMAGE_MEAN is \[0\.5, 0\.5\]; give 3 numbers"),
         ("SOLVER.NUM_EPOCHS=0", r"SOLVER\.NUM_EPOCHS is 0; it must be at least 1"),

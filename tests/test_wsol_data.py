@@ -216,6 +216,7 @@ def test_class_folders_that_are_not_there(folders: Path, tmp_path: Path) -> None
 
 
 def test_scaled_box_by_hand() -> None:
+    """No golden of scaled boxes exists: these are computed by hand from the published rule."""
     # 60/500*224 = 26.88, 27/335*224 = 18.05, (60+325)/500*224 = 172.48, (27+304)/335*224 = 221.3
     assert scaled_box((60.0, 27.0, 325.0, 304.0), (500, 335), 224).tolist() == [26, 18, 172, 221]
 
@@ -261,6 +262,7 @@ def training_pictures(cub: Path, seed: int = 3, epoch: int = 0) -> TrainPictures
 
 
 def test_training_pictures_are_crops_of_the_resized_picture(cub: Path) -> None:
+    """No golden of crops exists: each must be a window of the resized picture, or flipped."""
     whole = TestPictures(read_cub(cub).train, 24)[0]["image"]
     windows = whole.unfold(1, 16, 1).unfold(2, 16, 1)  # (3, 9, 9, 16, 16)
     positions, flips = set(), set()

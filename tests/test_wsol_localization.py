@@ -180,6 +180,24 @@ def test_kinds_by_hand() -> None:
     assert kind_of([25, 25, 60, 60]) == "wrong"
 
 
+def test_more_takes_seven_tenths_of_the_object_itself() -> None:
+    at, below = (
+        [16, 10, 43, 29],
+        [17, 10, 43, 29],
+    )  # 14 and 13 of 20 columns
+    assert iog(np.array(at), EXACT) == 0.7
+    assert kind_of(at) == "more"
+    assert kind_of(below) == "wrong"
+
+
+def test_kinds_are_judged_by_the_object_of_the_largest_overlap() -> None:
+    box = [0, 0, 19, 19]
+    nearest, band = np.array([10, 10, 39, 29]), np.array([0, 0, 199, 11])
+    assert iou(np.array(box), nearest) > iou(np.array(box), band)
+    assert iob(np.array(box), band) == 0.6  # which would be `part`
+    assert kind_of(box, np.array([band, nearest])) == "wrong"
+
+
 def test_a_box_over_two_objects_is_of_its_own_kind() -> None:
     truths = np.array([[10, 10, 29, 29], [60, 10, 79, 29]])
     assert kind_of([10, 10, 79, 29], truths) == "multi_instance"

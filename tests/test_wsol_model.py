@@ -31,6 +31,7 @@ from wsol.model import (
     published_states,
     views,
 )
+from wsol.optimisation import training_step
 
 CONFIGS = Path(wsol_config.__file__).parent / "configs/CUB"
 
@@ -81,6 +82,21 @@ def test_each_picture_gets_the_published_map_of_its_own_class(
     logits, cams = localise(published, images, classes, source)
     assert_close(cams, expected[f"{name}_cams"][range(2), places])
     assert_close(logits, expected[f"{name}_logits"])
+
+
+def test_losses_of_a_step_follow_from_the_published_logits(
+    golden: Callable, published: Networks, images: Tensor
+):
+    """No golden of a WSOL step exists; its cross entropies follow from the golden logits."""
+    expected, labels = golden("wsol_nets"), [7, 150]
+    models = published.eval()._asdict()  # no drop path
+    still = {name: torch.optim.SGD(model.parameters(), lr=0.0) for name, model in models.items()}
+    losses = training_step(models, still, images, torch.tensor(labels), l1_weight=1.0)
+    for name, logits in (("transformer", "deit_logits"), ("cnn", "cnn_logits")):
+        scores = expected[logits].astype(np.float64)
+        likelihood = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        entropy = -np.log(likelihood[range(2), labels]).mean()
+        assert float(losses[f"loss_{name}"]) == pytest.approx(entropy, rel=1e-4)
 
 
 def test_mean_maps_weigh_both_networks_equally(config: Config):
@@ -216,6 +232,11 @@ def test_unknown_networks_are_told_by_key(tmp_path: Path):
         build_cnn(config_of(tmp_path, tmp_path, MODEL__CNN="resnet51"))
     with pytest.raises(UserError, match=r"absent\.pth does not exist"):
         build_cnn(config_of(tmp_path, tmp_path, MODEL__CNN_WEIGHTS=tmp_path / "absent.pth"))
+
+
+def test_crops_smaller_than_a_patch_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"DATA\.CROP_SIZE 8 is below 16, the patch size of"):
+        build_transformer(config_of(tmp_path, tmp_path, DATA__CROP_SIZE=8))
 
 
 def test_weights_that_cannot_be_downloaded_are_told_by_key(

@@ -56,6 +56,7 @@ def test_training_from_the_root_and_evaluation_from_wsol(
     assert done.returncode == 0, done.stderr
     assert read_json(Paths(tmp_path).evaluation("train"))["weights"]["path"] == str(model)
     assert "GT-known" in done.stdout
+    assert len(list(Paths(tmp_path).boxed_images("train").rglob("*.jpg"))) == 12
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_devices_become_processes(
     python = str(fake_python(tmp_path))
     done = bash(tmp_path, f"{WSOL}/train_val_cub.sh", gpus, *KIND, "A", "b c", PYTHON=python)
     script = f"{WSOL}/tools_cam/train_cam.py"
-    options = f"--device {device} --config_file {SMALL} --lr 5e-5 A b c"
+    options = f"--device {device} --config_file {SMALL} --lr 5e-5 MODEL.CAM_THR 0.1 A b c"
     assert done.stdout == f"{visible}|{launcher}{script} {options}\n"
     assert done.returncode == 0
 
@@ -129,7 +130,7 @@ def test_scripts_work_from_a_folder_with_blanks_and_leave_path_alone(tmp_path: P
     variables = {"PYTHON": "python", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = bash(copy, "val_cub.sh", "cpu", *KIND, "a model.pth", **variables)
     assert f"--config_file {copy}/configs/CUB/" in done.stdout
-    assert "--weights a model.pth" in done.stdout
+    assert "--resume a model.pth" in done.stdout
 
 
 @pytest.mark.parametrize("tool", [test_cam, visualize])

@@ -1,11 +1,16 @@
 """Evaluating and drawing a checkpoint: thresholds in one pass, boxed pictures, the figure."""
 
+import os
+import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import get_worker_info
 from wsol_runs import (
     CLASSES,
     SIDE,
@@ -20,12 +25,13 @@ from wsol_runs import (
 
 from misc.checkpoint import load_checkpoint, save_checkpoint
 from misc.files import read_json
-from wsol import evaluation
+from wsol import evaluation, figure, pictures, testing
 from wsol.config import Paths
 from wsol.drawing import ESTIMATED_COLOUR, TRUE_COLOUR, save_boxed, with_boxes
 from wsol.evaluation import evaluate
 from wsol.localization import boxes_at
 from wsol.model import Localisation, Networks
+from wsol.pictures import ImageSet
 from wsol.source import open_pictures
 from wsol.tools_cam import test_cam, visualize
 
@@ -80,6 +86,106 @@ def test_thresholds_are_scored_in_one_pass_of_maps(
     best = float(said.partition("best GT-known on train pictures: MODEL.CAM_THR ")[2].split()[0])
     by_threshold = {row["threshold"]: row["gt_known"] for row in found["thresholds"]}
     assert by_threshold[best] == max(by_threshold.values())
+
+
+def test_replaced_pictures_have_another_fingerprint(
+    birds: Path, trained_copy: Path, tmp_path: Path
+):
+    copy = Path(shutil.copytree(birds, tmp_path / "CUB"))
+    before, same = evaluated(birds, trained_copy), evaluated(copy, trained_copy)
+    for picture in (copy / "images").rglob("*.jpg"):
+        with Image.open(picture) as image:
+            size = image.size
+        Image.new("RGB", size, "red").save(picture)
+    after = evaluated(copy, trained_copy)
+    assert before["pictures"] == same["pictures"]
+    assert before["pictures"]["sha256"] != after["pictures"]["sha256"]
+
+
+@pytest.mark.parametrize(("tool", "user"), [(test_cam, evaluation), (visualize, figure)])
+@pytest.mark.parametrize("part", ["logits", "cams"])
+def test_scores_that_are_not_finite_are_refused(
+    birds: Path,
+    trained_copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    tool: Any,
+    user: Any,
+    part: str,
+):
+    localise = evaluation.localise
+
+    def spoiled(*arguments: object) -> Localisation:
+        found = localise(*arguments)
+        getattr(found, part)[0].view(-1)[0] = float("nan")
+        return found
+
+    monkeypatch.setattr(user, "localise", spoiled)
+    assert run_tool(tool, arguments(birds, trained_copy)) == 2
+    error = capsys.readouterr().err
+    assert "are not finite, so the weights are of no use" in error
+    assert "/images/" in error
+    paths = Paths(trained_copy)
+    assert not (paths.evaluation("test").exists() or paths.figure.exists())
+
+
+def test_a_killed_loader_process_is_one_sentence(
+    birds: Path,
+    trained_copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    def die(_: object) -> None:
+        assert get_worker_info() is not None
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(pictures, "read_image", die)
+    assert run_tool(test_cam, arguments(birds, trained_copy, BASIC__NUM_WORKERS=1)) == 2
+    error = capsys.readouterr().err
+    assert "a process that loads pictures ended" in error
+    assert "BASIC.NUM_WORKERS 0" in error
+    assert "Traceback" not in error
+
+
+def test_a_picture_that_vanishes_is_one_sentence(
+    birds: Path,
+    trained_copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    copy = Path(shutil.copytree(birds, tmp_path / "CUB"))
+    opened = testing.open_pictures
+
+    def open_and_lose(*arguments: object) -> ImageSet:
+        image_set = opened(*arguments)
+        image_set.test[0].path.unlink()
+        return image_set
+
+    monkeypatch.setattr(testing, "open_pictures", open_and_lose)
+    for workers in (0, 1):
+        assert run_tool(test_cam, arguments(copy, trained_copy, BASIC__NUM_WORKERS=workers)) == 2
+        shutil.copytree(birds, copy, dirs_exist_ok=True)
+        error = capsys.readouterr().err
+        assert str(opened(config_of(copy, trained_copy)).test[0].path) in error
+        assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("name", ["figure", "figure.jpg", "figure.png/"])
+def test_figures_are_named_as_png(
+    birds: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str
+):
+    with pytest.raises(SystemExit, match="2"):
+        run_tool(visualize, arguments(birds, trained, "--output", f"{tmp_path}/{name}x"))
+    assert "must end in .png" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_home_of_nobody_is_one_sentence(birds: Path, trained: Path, capsys: pytest.CaptureFixture):
+    flags = ("--weights", "~no-such-user/model.pth")
+    assert run_tool(test_cam, arguments(birds, trained, *flags)) == 2
+    error = capsys.readouterr().err
+    assert "~no-such-user/model.pth does not exist" in error and error.count("\n") == 1
 
 
 def test_table_of_test_pictures_warns_of_tuning(

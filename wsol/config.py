@@ -6,7 +6,7 @@ Nothing here imports torch, so that the command line answers at once.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from misc.config import bounded, load_config, positive, tree_of
 from misc.errors import UserError
@@ -15,15 +15,29 @@ CamSource = Literal["transformer", "cnn", "mean"]
 Dataset = Literal["CUB", "FOLDER", "SYNTHETIC"]
 Split = Literal["train", "test"]
 
+LARGEST_SEED = 2**32 - 1  # of numpy
 _CHANNELS = 3
+_CONFORMER = "conformer"
+_ILSVRC = ("imagenet", "ilsvrc")
+_UNUSED = (
+    *("BASIC.GPU_ID", "BASIC.DISP_FREQ", "BASIC.TIME", "BASIC.ROOT_DIR"),
+    *("BASIC.BACKUP_CODES", "BASIC.BACKUP_LIST", "MODEL.LOCALIZER_DIR"),
+    *("DATA.SCALE_SIZE", "DATA.SCALE_LENGTH", "TRAIN.ALPHA", "TRAIN.BETA"),
+    *("TEST.CKPT_DIR", "TEST.SAVE_CAMS"),
+    "SOLVER.START_LR",  # --lr rules
+    "SOLVER.WEIGHT_DECAY",  # VIT_WEIGHT_DECAY and CNN_WEIGHT_DECAY rule
+    "SOLVER.MUMENTUM",  # AdamW has none; CNN_MOMENTUM rules
+    *("CUDNN", "CUDNN.BENCHMARK", "CUDNN.DETERMINISTIC", "CUDNN.ENABLE"),  # always deterministic
+)
+"""Published keys that nothing reads here."""
 _TSCAM = "_tscam"  # marks the published architectures; timm's names lack it
 
 
 @dataclass(frozen=True)
 class Basic:
-    """BASIC: the run as such; all but SEED is ours."""
+    """BASIC: the run as such."""
 
-    SEED: int = bounded(26, 0)  # of every random choice
+    SEED: int = bounded(26, 0, LARGEST_SEED)  # of every random choice
     NUM_WORKERS: int = bounded(4, 0)  # processes that load pictures; 0 loads in the main one
     SAVE_DIR: Path | None = None  # all outputs; null: ckpt/DATASET/NAME_OF_THE_YAML beside configs
 
@@ -59,7 +73,7 @@ class Data:
 
     # FOLDER: class subfolders and an optional boxes.csv; SYNTHETIC: the built-in set, made in
     # DATADIR when it is not there (both ours)
-    DATASET: Dataset = "CUB"
+    DATASET: str = "CUB"
     DATADIR: Path = Path("data/CUB_200_2011")
     NUM_CLASSES: int = bounded(200, 1)
     RESIZE_SIZE: int = bounded(256, 1)  # pictures are resized to this square for training, pixels
@@ -86,17 +100,17 @@ class Test:
     THRESHOLDS: tuple[float, ...] = bounded(
         (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), 0, 1
     )
+    TEN_CROPS: bool = False  # published; the only value is false
 
 
 @dataclass(frozen=True)
 class Solver:
     """SOLVER: training."""
 
-    START_LR: float = positive(5e-4)  # published but used by nothing: --lr rules
     LR_STEPS: tuple[int, ...] = bounded((30,), 1)  # rates fall at epochs divisible by one of these
     NUM_EPOCHS: int = bounded(60, 1)
     LR_FACTOR: float = positive(0.1)  # by which they fall
-    WEIGHT_DECAY: float = bounded(0.05, 0)  # of AdamW, transformer (ours)
+    VIT_WEIGHT_DECAY: float = bounded(0.05, 0)  # of AdamW, transformer; --weight-decay
     CNN_LR: float = positive(0.005)  # of SGD, CNN; its classifier 10 x (ours)
     CNN_WEIGHT_DECAY: float = bounded(1e-4, 0)  # (ours)
     CNN_MOMENTUM: float = bounded(0.0, 0, 1)  # (ours)
@@ -160,6 +174,11 @@ class Paths:
         return self.folder / "model_best.pth"
 
     @property
+    def weights(self) -> tuple[Path, ...]:
+        """All files of weights."""
+        return self.last, self.best_loc, self.best_gt_known
+
+    @property
     def results(self) -> Path:
         """Scores of the training run with its arguments and surroundings."""
         return self.folder / "results.json"
@@ -178,13 +197,16 @@ class Paths:
         return self.folder / f"boxed_{split}"
 
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+def load(
+    path: Path | str, overrides: Sequence[str] = (), unused: list[str] | None = None
+) -> Config:
     """Read and check a configuration.
 
     Args:
         path: YAML file; relative paths in it belong to its tree, the parent of `configs`.
         overrides: `KEY=VALUE` with dotted keys, such as `MODEL.CAM_THR=0.1`; relative paths in
             them belong to the working folder.
+        unused: gets the published keys that are given and used by nothing.
 
     Returns:
         The configuration with absolute paths; BASIC.SAVE_DIR is filled in.
@@ -193,7 +215,13 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         UserError: a key is unknown, a value has the wrong type or does not fit the others.
     """
     path = Path(path)
-    config = load_config(Config, path, overrides)
+
+    def skip(key: str) -> bool:
+        if key in _UNUSED and unused is not None and key not in unused:
+            unused.append(key)
+        return key in _UNUSED
+
+    config = load_config(Config, path, overrides, skip)
     problems = list(_inconsistencies(config))
     if problems:
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
@@ -211,7 +239,24 @@ def paths_of(config: Config) -> Paths:
 
 def _inconsistencies(config: Config) -> Iterator[str]:
     """What is wrong although every value has the right type."""
-    data = config.DATA
+    data, arch = config.DATA, config.MODEL.ARCH
+    if data.DATASET.lower() in _ILSVRC:
+        yield (
+            f"DATA.DATASET {data.DATASET}: the lists and boxes of ILSVRC are not read here; give "
+            "DATA.DATASET FOLDER, for train/CLASS/*, val/CLASS/* and one box each in boxes.csv."
+        )
+    elif data.DATASET not in get_args(Dataset):
+        yield (f"DATA.DATASET is {data.DATASET!r}; expected one of {', '.join(get_args(Dataset))}.")
+    if arch.startswith(_CONFORMER):
+        yield (
+            f"MODEL.ARCH {arch}: Conformer is not built; use deit_tscam_tiny_, small_ or "
+            "base_patch16_224, or any plain ViT of timm."
+        )
+    depth = config.MODEL.VIT_ARGS.get("depth")
+    if isinstance(depth, int) and depth < 1:
+        yield f"MODEL.VIT_ARGS has depth {depth}; a transformer has at least 1 block."
+    if config.TEST.TEN_CROPS:
+        yield "TEST.TEN_CROPS is true, but averaging ten crops is not built; leave it out."
     for name in ("IMAGE_MEAN", "IMAGE_STD"):
         values = getattr(data, name)
         if len(values) != _CHANNELS:

@@ -1,6 +1,7 @@
 """Training of both networks, epoch by epoch, each followed by an evaluation on the test split."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,12 +23,13 @@ from misc.distributed import (
     world_size,
 )
 from misc.errors import UserError
-from misc.files import sha256_file, write_json
+from misc.files import remove_leftovers, sha256_file, write_json
 from misc.progress import log, set_log_file
-from misc.provenance import Record, read_record, write_record
+from misc.provenance import Record, read_record, record_path, write_record
 from misc.schedule import scale_learning_rates
 from misc.seed import run_facts, seed_everything
-from misc.training import Training, eval_loader, fit_batch
+from misc.tensorboard import require_tensorboard
+from misc.training import Training, eval_loader
 from net.backbone import calibrate_batchnorm
 from wsol.config import Config, Paths, paths_of
 from wsol.epoch_log import EpochLog
@@ -52,7 +54,6 @@ _NOT_IDENTIFYING = (
     "TEST.SAVE_BOXED_IMAGE",
     "TEST.SPLIT",
     "TEST.THRESHOLDS",
-    "SOLVER.START_LR",
     "SOLVER.NUM_EPOCHS",  # so that a finished run can be trained on
 )
 
@@ -63,6 +64,7 @@ def train(
     device_name: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train both networks, or go on with a run of the same settings; see `wsol.config.Paths`.
 
@@ -71,7 +73,8 @@ def train(
         learning_rate: of the transformer.
         device_name: see `misc.distributed.select_device`.
         resume: insist on a run to go on with; without it one is used where there is one.
-        overwrite: start afresh.
+        overwrite: start afresh; what is there is deleted when everything else is ready.
+        notes: first lines of the log.
 
     Returns:
         The content of results.json.
@@ -81,13 +84,18 @@ def train(
             that is not finite.
     """
     device, paths = select_device(device_name), paths_of(config)
-    share_of_batch(config.TRAIN.BATCH_SIZE, "TRAIN.BATCH_SIZE")
+    share_of_batch(config.TRAIN.BATCH_SIZE, "TRAIN.BATCH_SIZE", even=False)
     _require_fixed_batchnorm(config)
     join_processes(device)
-    _open_log(paths)
+    _open_log(paths, notes)
     image_set = open_pictures(config)
-    _claim(paths, training_record(config, learning_rate, image_set), resume, overwrite)
-    epochs = _prepare(config, learning_rate, device, image_set)
+    record = training_record(config, learning_rate, image_set)
+    _require_own_weights(paths)
+    if not overwrite:
+        _require_same_run(paths, record, resume)
+    started = paths.state.is_file() and not overwrite
+    epochs = _prepare(config, record, device, image_set, started)
+    _claim(paths, record, overwrite)
     epochs.training.run()
     return epochs.finish()
 
@@ -126,64 +134,97 @@ def _require_fixed_batchnorm(config: Config) -> None:
         )
 
 
-def _open_log(paths: Paths) -> None:
+def _open_log(paths: Paths, notes: Sequence[str]) -> None:
     try:
         set_log_file(paths.log)
+        for note in notes:
+            log(note)
     except OSError as error:
         raise UserError(f"BASIC.SAVE_DIR {paths.folder} cannot be written: {error}.") from None
 
 
-def _claim(paths: Paths, record: Record, resume: bool, overwrite: bool) -> None:
-    """Make sure that what BASIC.SAVE_DIR holds is of this run, or is gone."""
-    if overwrite and is_main_process():
-        written = (paths.state, paths.last, paths.best_loc, paths.best_gt_known, paths.results)
-        for path in written:
-            path.unlink(missing_ok=True)
-    barrier()
-    if not paths.state.is_file():
-        if resume:
+def _require_own_weights(paths: Paths) -> None:
+    """Weights that no training of ours left there are never replaced."""
+    for path in paths.weights:
+        if path.exists() and read_record(path) is None:
             raise UserError(
-                f"--resume: {paths.state} does not exist, so there is no training to go on with; "
-                "leave --resume out to start one."
+                f"{path} has no record of a training that made it, and would be replaced; move it "
+                "away or name another BASIC.SAVE_DIR."
             )
-    elif (recorded := read_record(paths.state)) is not None:
-        differences = record.differences(recorded)
+
+
+def _require_same_run(paths: Paths, record: Record, resume: bool) -> None:
+    """Make sure that what BASIC.SAVE_DIR holds, if anything, can be gone on with."""
+    for path in (paths.state, *paths.weights):
+        recorded = read_record(path) if path.exists() else None
+        differences = [] if recorded is None else record.differences(recorded)
         if differences:
             raise UserError(
                 f"{paths.folder} holds a training run with other settings: "
                 f"{'; '.join(differences)}. Repeat its settings to go on with it, name another "
                 "BASIC.SAVE_DIR, or start afresh with --overwrite."
             )
+    if paths.state.is_file():
+        return
+    if resume:
+        raise UserError(
+            f"--resume: {paths.state} does not exist, so there is no training to go on with; "
+            "leave --resume out to start one."
+        )
+    for path in paths.weights:
+        if path.exists():
+            raise UserError(
+                f"{path} is there, but not {paths.state}, from which its training would go on; "
+                "name another BASIC.SAVE_DIR, or start afresh with --overwrite."
+            )
+
+
+def _claim(paths: Paths, record: Record, overwrite: bool) -> None:
+    """Delete an earlier run if that is asked for, and say whose the files will be."""
+    barrier()  # nobody deletes before all are ready
     if is_main_process():
+        for path in (paths.state, *paths.weights, paths.results, paths.epoch_log):
+            remove_leftovers(path)
+            if overwrite:
+                path.unlink(missing_ok=True)
+                record_path(path).unlink(missing_ok=True)
         write_record(paths.state, record)
+    barrier()
 
 
 # --------------------------------------------------------------------------------- preparations
 
 
 def _prepare(
-    config: Config, learning_rate: float, device: torch.device, image_set: ImageSet
+    config: Config, record: Record, device: torch.device, image_set: ImageSet, started: bool
 ) -> "Epochs":
-    """Networks, optimisers and the loop of a run."""
+    """Networks, optimisers and the loop of a run; nothing is written."""
+    require_tensorboard()
     seed_everything(config.BASIC.SEED)
     paths, dataset = paths_of(config), training_pictures(config, image_set)
-    batch_size = fit_batch(config.TRAIN.BATCH_SIZE, len(dataset), "TRAIN.BATCH_SIZE")
-    networks = _build_networks(config, dataset, device, started=paths.state.is_file())
+    networks = _build_networks(config, dataset, device, started)
     if world_size() > 1:  # drop path of every process is its own
         torch.manual_seed(config.BASIC.SEED + rank())
     models = {name: data_parallel(net, device) for name, net in networks._asdict().items()}
-    optimisers = build_optimisers(networks, config, learning_rate)
-    epochs = Epochs(config, learning_rate, device, image_set, networks, optimisers)
+    optimisers = build_optimisers(networks, config, record.arguments["--lr"])
+    epochs = Epochs(config, record, device, image_set, networks, optimisers)
 
     def step(batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
-        weight = refine_weight(config, epoch + 1)
-        images, labels = batch["image"], batch["label"]
-        return training_step(models, optimisers, images, labels, weight, config.SOLVER.PRECISION)
+        return training_step(
+            models,
+            optimisers,
+            batch["image"],
+            batch["label"],
+            refine_weight(config, epoch + 1),
+            config.SOLVER.PRECISION,
+            batch["weight"],
+        )
 
     epochs.training = Training(
         title=TITLE,
         dataset=dataset,
-        batch_size=batch_size,
+        batch_size=config.TRAIN.BATCH_SIZE,
+        drop_last=False,
         epochs=config.SOLVER.NUM_EPOCHS,
         seed=config.BASIC.SEED,
         models=models,
@@ -191,7 +232,7 @@ def _prepare(
         step=step,
         device=device,
         state_path=paths.state,
-        fingerprint=training_record(config, learning_rate, image_set).fingerprint,
+        fingerprint=record.fingerprint,
         num_workers=config.BASIC.NUM_WORKERS,
         before_epoch=epochs.before,
         after_epoch=epochs.after,
@@ -229,7 +270,7 @@ class Epochs:
     """
 
     config: Config
-    learning_rate: float
+    record: Record
     device: torch.device
     image_set: ImageSet
     networks: Networks
@@ -243,7 +284,7 @@ class Epochs:
         self._log = EpochLog(self.paths, self.rates)
         self._start = 0.0
         self._facts = {
-            "arguments": {"--lr": self.learning_rate, **flatten(self.config)},
+            "arguments": {"--lr": self.record.arguments["--lr"], **flatten(self.config)},
             "initialisation": initialisation(self.config),
         }
 
@@ -252,7 +293,7 @@ class Epochs:
         factor, solver = rate_factor(self.config, epoch), self.config.SOLVER
         cnn_factor = factor if solver.DECAY_CNN else 1.0
         return {
-            "rate_transformer": factor * self.learning_rate,
+            "rate_transformer": factor * self.record.arguments["--lr"],
             "rate_cnn": cnn_factor * solver.CNN_LR,
         }
 
@@ -305,7 +346,7 @@ class Epochs:
         """Write the files of the newest finished epoch."""
         history = self.training.history
         if history and is_main_process():
-            keep_weights(self.networks, history, self.paths, self._facts)
+            keep_weights(self.networks, history, self.paths, self.record, self._facts)
         self._log.write(history)
 
     def _speed(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from misc.distributed import barrier, shard
+from misc.errors import UserError
 from misc.progress import log, progress
 from misc.training import autocast, eval_loader, to_device
 from wsol.config import Config
@@ -73,6 +74,9 @@ def evaluate(
         device: of this process.
         thresholds: shares of a map's maximum that are scored, from maps computed once.
         boxed_dir: where to write heat maps with boxes at the first threshold; None for nowhere.
+
+    Raises:
+        UserError: scores or a map are not finite.
     """
     scores = LocalisationScores(thresholds)
     start = time.perf_counter()
@@ -100,7 +104,9 @@ def _localised(
         batch = to_device(batch, device)
         with autocast(device, config.SOLVER.PRECISION):
             logits, cams = localise(networks, batch["image"], batch["label"], config.MODEL.CAM)
-        yield from _unbatched(batch, logits, cams)
+        for found in _unbatched(batch, logits, cams):
+            require_finite(found.logits, found.cam, pictures[found.index])
+            yield found
 
 
 def _unbatched(batch: dict[str, Any], logits: Tensor, cams: Tensor) -> Iterator[Found]:
@@ -108,6 +114,19 @@ def _unbatched(batch: dict[str, Any], logits: Tensor, cams: Tensor) -> Iterator[
     for index, label, scores, cam, box in zip(*(c.cpu().numpy() for c in columns), strict=True):
         truth = None if tuple(box) == NO_SCALED_BOX else box
         yield Found(int(index), int(label), scores, cam, truth)
+
+
+def require_finite(logits: np.ndarray, cam: np.ndarray, picture: Picture) -> None:
+    """Refuse class scores or a map of a picture with values that weights of any use do not give.
+
+    Raises:
+        UserError: not all are finite.
+    """
+    if not (np.isfinite(logits).all() and np.isfinite(cam).all()):
+        raise UserError(
+            f"the class scores or the map of {picture.path} are not finite, so the weights are of "
+            "no use; train again with a lower learning rate, or name another file of weights."
+        )
 
 
 def in_words(numbers: Mapping[str, float]) -> str:

@@ -14,6 +14,7 @@ from misc.visualize import FigureRow, save_figure
 from step.make_figure import spread
 from wsol.config import Config, paths_of
 from wsol.drawing import square_photo, with_boxes, with_heat
+from wsol.evaluation import require_finite
 from wsol.localization import boxes_at
 from wsol.model import Networks, load_networks, localise, views
 from wsol.pictures import NO_SCALED_BOX, Picture
@@ -44,7 +45,7 @@ def draw(
         The file.
 
     Raises:
-        UserError: bad data, or a checkpoint that is missing or holds other networks.
+        UserError: bad data, or a checkpoint that is missing, holds other networks or is of no use.
     """
     device, paths, split = select_device(device_name), paths_of(config), config.TEST.SPLIT
     weights, output = weights or paths.last, output or paths.figure
@@ -70,6 +71,7 @@ def _row(
 ) -> FigureRow:
     images, label = batch["image"], batch["label"]
     logits, cam = localise(networks, images, label, config.MODEL.CAM)
+    require_finite(_array(logits), _array(cam), picture)
     (estimated,) = boxes_at(_array(cam), [config.MODEL.CAM_THR], config.DATA.CROP_SIZE)
     box = batch["box"][0].cpu().numpy()
     truth = None if tuple(box) == NO_SCALED_BOX else box
@@ -84,6 +86,6 @@ def _row(
     return FigureRow(f"{picture.name}{told}", cells)
 
 
-def _array(maps: torch.Tensor) -> np.ndarray:
-    """The only map of a batch."""
-    return maps[0].cpu().numpy()
+def _array(values: torch.Tensor) -> np.ndarray:
+    """What a batch of one picture holds."""
+    return values[0].cpu().numpy()

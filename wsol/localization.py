@@ -177,13 +177,14 @@ def _kinds(cls_top1: bool, found: np.ndarray, boxes: np.ndarray, truths: np.ndar
     """(T,) kinds of error as Gao et al. 2021 (TS-CAM) define them, the first that holds.
 
     Multi-instance: the box covers more than 0.3 of two objects; part: more than 0.5 of the box is
-    object; more: the box covers more than 0.7 of the object.
+    object; more: the box covers at least 0.7 of the object. The object of the last two is the one
+    with the largest IoU.
     """
-    covered = iog(boxes[:, None], truths)
     wrong_class = np.full(found.shape, not cls_top1)
-    several = (covered > MULTI_INSTANCE_IOG).sum(axis=1) > 1
-    part = (iob(boxes[:, None], truths) > PART_IOB).any(axis=1)
-    more = (covered > MORE_IOG).any(axis=1)
+    several = (iog(boxes[:, None], truths) > MULTI_INSTANCE_IOG).sum(axis=1) > 1
+    nearest = truths[iou(boxes[:, None], truths).argmax(axis=1)]  # (T, 4)
+    part = iob(boxes, nearest) > PART_IOB
+    more = iog(boxes, nearest) >= MORE_IOG
     conditions = [wrong_class, found, several, part, more]
     return np.select(conditions, [WRONG_CLASS, RIGHT, MULTI_INSTANCE, PART, MORE], WRONG)
 

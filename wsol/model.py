@@ -202,6 +202,8 @@ def build_transformer(config: Config, init: str | None = None) -> TsCam:
     weights = _file(model.VIT_WEIGHTS) if init is None else None
     with translated_options(_KEYS):
         vit = build_vit(model.vit, size, init or model.INIT, weights, arguments)
+    if size < (patch := max(vit.patch_embed.patch_size)):
+        raise UserError(f"DATA.CROP_SIZE {size} is below {patch}, the patch size of {model.ARCH}.")
     return TsCam(vit, config.DATA.NUM_CLASSES)
 
 
@@ -267,10 +269,22 @@ def load_networks(config: Config, path: Path | str) -> Networks:
     return Networks(**networks).eval()
 
 
+def _require_state_dict(entry: object, name: Name, path: Path | str) -> None:
+    is_state = isinstance(entry, Mapping) and all(
+        isinstance(key, str) and torch.is_tensor(value) for key, value in entry.items()
+    )
+    if not is_state:
+        raise UserError(
+            f"the {_ENTRIES[name]} of {path} is not a mapping of names to tensors; name a "
+            "checkpoint of train_cam.py or of the published code."
+        )
+
+
 def _load_published(
     network: nn.Module, entry: Mapping[str, Any], name: Name, path: Path | str
 ) -> None:
     """Load the published keys of one network, strictly but for unused batch counters."""
+    _require_state_dict(entry, name, path)
     state = from_official(state_dict_of(entry), name)
     own = network.state_dict()
     counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}

@@ -22,7 +22,7 @@ def build_optimisers(
     decayed, free = networks.transformer.parameter_groups()
     backbone, classifier = networks.cnn.parameter_groups()
     transformer = [
-        {"params": decayed, "weight_decay": solver.WEIGHT_DECAY},
+        {"params": decayed, "weight_decay": solver.VIT_WEIGHT_DECAY},
         {"params": free, "weight_decay": 0.0},
     ]
     cnn = [
@@ -56,6 +56,7 @@ def training_step(
     labels: Tensor,
     l1_weight: float,
     precision: str = "float32",
+    weight: float = 1.0,
 ) -> dict[str, Tensor]:
     """One update of both networks.
 
@@ -66,6 +67,7 @@ def training_step(
         labels: (B,) class indices.
         l1_weight: weight of the L1 loss; with 0 it is only measured.
         precision: `float32` or `bfloat16`.
+        weight: of this process's losses in the gradients, see `misc.training.Training`.
 
     Returns:
         Cross entropies, mean absolute difference of the maps, and the share of pictures in percent
@@ -83,7 +85,7 @@ def training_step(
     )
     for optimiser in optimisers.values():
         optimiser.zero_grad()
-    losses.total(l1_weight).backward()
+    (weight * losses.total(l1_weight)).backward()
     for optimiser in optimisers.values():
         optimiser.step()
     right = (logits[TRANSFORMER].argmax(dim=1) == labels).float().mean()

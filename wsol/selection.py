@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from misc.checkpoint import save_checkpoint
 from misc.progress import log
+from misc.provenance import Record, write_record
 from wsol.config import Paths
 from wsol.evaluation import in_words
 from wsol.model import Networks, published_states
@@ -51,9 +52,15 @@ CHOICES = (
 
 
 def keep_weights(
-    networks: Networks, history: Sequence[Row], paths: Paths, facts: Mapping[str, Any]
+    networks: Networks,
+    history: Sequence[Row],
+    paths: Paths,
+    record: Record,
+    facts: Mapping[str, Any],
 ) -> None:
     """Write the weights of the newest epoch under the name of every choice that falls on it.
+
+    A record beside each file says which training made it.
 
     The files have the published layout: `epoch`, `state_dict` and `cnn_state_dict` with `module.`
     in front of the published keys; besides `chosen`, `scores` and `facts`.
@@ -62,6 +69,7 @@ def keep_weights(
         networks: as they are after the newest epoch.
         history: of all epochs.
         paths: of the run.
+        record: what makes the weights.
         facts: plain values to keep along.
     """
     newest = len(history)
@@ -70,6 +78,7 @@ def keep_weights(
         if newest and choice.epoch(history) == newest:
             chosen = f"{choice.words}, up to epoch {newest}"
             more = {"chosen": chosen, "scores": dict(history[-1]), "facts": dict(facts)}
+            write_record(choice.path(paths), record, facts={"epoch": newest, "chosen": chosen})
             save_checkpoint(choice.path(paths), {"epoch": newest, **states, **more})
 
 

@@ -3,8 +3,10 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from misc.distributed import barrier, is_main_process
+from misc.files import sha256_file
 from misc.progress import log
 from wsol import synthetic
 from wsol.config import Config
@@ -37,8 +39,10 @@ def open_pictures(config: Config, splits: Sequence[str] = (TRAIN, TEST)) -> Imag
 
 
 def fingerprint(pictures: Sequence[Picture]) -> str:
-    """SHA-256 over names, labels and boxes; the same wherever the data set lies."""
-    lines = [[picture.name, picture.label, picture.box] for picture in pictures]
+    """SHA-256 over names, labels, boxes and files; the same wherever the data set lies."""
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(sha256_file, [picture.path for picture in pictures])
+        lines = [[p.name, p.label, p.box, h] for p, h in zip(pictures, hashes, strict=True)]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 

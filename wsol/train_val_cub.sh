@@ -11,4 +11,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/tools_cam/launch.sh"
 
 [ $# -ge 4 ] || fail "usage: bash $0 GPUS FAMILY SCALE SIZE [KEY VALUE ...], such as: bash $0 0,1 deit small 224"
 config="$(config_of "$2" "$3" "$4")"
-start "$1" train_cam.py --config_file "$config" --lr 5e-5 "${@:5}"
+start "$1" train_cam.py --config_file "$config" --lr 5e-5 MODEL.CAM_THR 0.1 "${@:5}"

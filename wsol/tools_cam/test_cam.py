@@ -10,8 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from wsol.command_line import add_rate, add_weights, build_parser, run_tool
+from wsol.command_line import add_rate, add_weights, build_parser, run_tool, tell_notes
 from wsol.config import Config
+from wsol.published_flags import add_published_flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,12 +20,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(__file__, __doc__)
     add_weights(parser)
     add_rate(parser, "of the published command; evaluation has no use for it")
+    add_published_flags(parser)
     return run_tool(parser, _test, argv)
 
 
 def _test(args: argparse.Namespace, config: Config) -> None:
     from wsol.testing import test
 
+    tell_notes(args)
     test(config, args.weights, args.device)
 
 

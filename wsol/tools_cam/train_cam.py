@@ -10,8 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from misc.errors import UserError
 from wsol.command_line import add_rate, build_parser, run_tool
 from wsol.config import Config
+from wsol.published_flags import add_published_flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,13 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="insist on a run to go on with (without it one is gone on with where there is one)",
     )
     parser.add_argument("--overwrite", action="store_true", help="start the run afresh")
+    add_published_flags(parser)
     return run_tool(parser, _train, argv)
 
 
 def _train(args: argparse.Namespace, config: Config) -> None:
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on with a run and --overwrite deletes it: give one of them.")
+
     from wsol.engine import train
 
-    train(config, args.lr, args.device, args.resume, args.overwrite)
+    train(config, args.lr, args.device, args.resume, args.overwrite, args.notes)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from misc.option_types import positive_int
-from wsol.command_line import add_weights, build_parser, run_tool
+from wsol.command_line import add_weights, build_parser, home_path, run_tool, tell_notes
 from wsol.config import Config
 
 
@@ -20,13 +20,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(__file__, __doc__)
     add_weights(parser)
     parser.add_argument("--num", type=positive_int, default=6, help="pictures of TEST.SPLIT")
-    parser.add_argument("--output", type=Path, help="PNG (default: figure.png of the run)")
+    parser.add_argument("--output", type=_png, help="PNG (default: figure.png of the run)")
     return run_tool(parser, _draw, argv)
+
+
+def _png(text: str) -> Path:
+    """Parse the name of a PNG."""
+    path = home_path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"{text} must end in .png")
+    return path
 
 
 def _draw(args: argparse.Namespace, config: Config) -> None:
     from wsol.figure import draw
 
+    tell_notes(args)
     draw(config, args.weights, args.num, args.output, args.device)
 
 
