@@ -24,6 +24,9 @@ VOC_LABELS = Path(__file__).resolve().parent / "data/datasets/voc12/labels.txt"
 _STAGES = 4  # of a ResNet
 _BACKGROUND_NAMES = (BACKGROUND, f"__{BACKGROUND}__")
 _ROOT_KEY = "DATASET.ROOT"
+_MAX_SEED = 2**32 - 1  # numpy takes no greater one
+_UNUSED = ("MODEL.SAVE_DIR", "MODEL.RESULT_DIR", "SOLVER.LOG_DIR")
+"""Keys of published configurations; EXP.OUTPUT_DIR and EXP.ID say where a run writes."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Experiment:
 
     ID: str = "voc12_resnet_v2"  # folder name of this experiment below OUTPUT_DIR
     OUTPUT_DIR: Path = Path("data")  # models, features, scores and logs go here
-    SEED: int = bounded(0, 0)  # of every random choice (ours)
+    SEED: int = bounded(0, 0, _MAX_SEED)  # of every random choice (ours)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Size:
 
     BASE: int | None = bounded(None, 1)  # long side before the random scale; null: as it is
     TRAIN: int = bounded(321, 16)  # side of the training crop
-    TEST: int = bounded(513, 1)  # published but used by nothing: whole pictures are tested
+    TEST: int | None = bounded(513, 1)  # long side in `predict`; null: as it is
 
 
 @dataclass(frozen=True)
@@ -235,13 +238,16 @@ class Paths:
         return experiment.OUTPUT_DIR / kind / "voc12" / experiment.ID
 
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+def load(
+    path: Path | str, overrides: Sequence[str] = (), unused: list[str] | None = None
+) -> Config:
     """Read and check a configuration.
 
     Args:
         path: YAML file; relative paths in it belong to its tree, the parent of `configs`.
         overrides: `KEY=VALUE` with dotted keys, such as `SOLVER.ITER_MAX=100`; relative paths in
             them belong to the working folder.
+        unused: gets the keys of published configurations that are given and used by nothing.
 
     Returns:
         The configuration with absolute paths; DATASET.SPLIT holds the path of a list that is an
@@ -251,7 +257,13 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         UserError: a key is unknown, a value has the wrong type or does not fit the others.
     """
     path = Path(path)
-    config = _with_list_files(load_config(Config, path, overrides), path, overrides)
+
+    def skip(key: str) -> bool:
+        if key in _UNUSED and unused is not None and key not in unused:
+            unused.append(key)
+        return key in _UNUSED
+
+    config = _with_list_files(load_config(Config, path, overrides, skip), path, overrides)
     problems = list(_inconsistencies(config))
     if problems:
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems))

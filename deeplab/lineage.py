@@ -29,7 +29,7 @@ from misc.provenance import Record, check_record, read_record, record_path, writ
 from voc12.devkit import Devkit
 from voc12.lists import IdList, some_of
 
-TRAIN, TEST, CRF = "train", "test", "crf"
+TRAIN, TEST, CRF, PREDICT = "train", "test", "crf", "predict"
 REDO = "--overwrite"
 
 _NETWORK = ("MODEL.NAME", "MODEL.BACKBONE", "MODEL.N_BLOCKS", "MODEL.ATROUS_RATES")
@@ -155,6 +155,10 @@ def recorded_logits(
 
 def refinement(config: Config, logits_record: Record) -> Record:
     """Predictions after the CRF."""
+    return Record(CRF, _crf_arguments(config), {"logits": logits_record.fingerprint})
+
+
+def _crf_arguments(config: Config) -> dict[str, Any]:
     values = flatten(config)
     arguments = {
         key: value
@@ -163,7 +167,14 @@ def refinement(config: Config, logits_record: Record) -> Record:
     }
     if config.CRF.IMAGE == "official":
         arguments |= {key: values[key] for key in _INPUT}
-    return Record(CRF, arguments, {"logits": logits_record.fingerprint})
+    return arguments
+
+
+def prediction(config: Config, model_hash: str, crf: bool) -> Record:
+    """Label maps that `predict` makes of any pictures."""
+    made = logits(config, model_hash)
+    arguments = {**made.arguments, "IMAGE.SIZE.TEST": config.IMAGE.SIZE.TEST, "crf": crf}
+    return Record(PREDICT, arguments | (_crf_arguments(config) if crf else {}), made.inputs)
 
 
 def update_record(

@@ -39,7 +39,8 @@ def load_logits(path: Path, num_classes: int) -> np.ndarray:
     """Read what `save_logits` wrote: (C, h', w') float32.
 
     Raises:
-        UserError: the file is missing, damaged or has another number of classes.
+        UserError: the file is missing, damaged, has another number of classes or holds a score that
+            is not finite.
     """
     remedy = "run test for this split"
     try:
@@ -53,6 +54,11 @@ def load_logits(path: Path, num_classes: int) -> np.ndarray:
     if logits.ndim != 3 or len(logits) != num_classes:
         raise UserError(
             f"{path} holds {logits.shape}, not ({num_classes}, h, w); remove it and {remedy} again."
+        )
+    if not np.isfinite(logits).all():
+        raise UserError(
+            f"{path} holds scores that are NaN or infinite; remove it and {remedy} again with "
+            "other weights."
         )
     return logits.astype(np.float32)
 

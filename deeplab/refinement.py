@@ -143,6 +143,10 @@ def run(
     require_ids(logits_dir, logits_files.SUFFIX, pictures.ids, redo)
     lineage.require_same_pictures(logits_dir, images, redo)
     record = lineage.refinement(config, logits_record)
+    if overwrite:  # nothing is removed for logits that cannot be refined
+        for name in pictures.ids:
+            path = logits_dir / f"{name}{logits_files.SUFFIX}"
+            logits_files.load_logits(path, config.DATASET.N_CLASSES)
     inference.prepare_folder(output_dir, record, PREDICTION_SUFFIX, pictures, overwrite)
     tasks = _tasks_left(images, logits_dir, output_dir)
     lineage.update_record(output_dir, record, pictures, {"model": model}, making=bool(tasks))

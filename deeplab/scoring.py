@@ -8,6 +8,7 @@ import numpy as np
 
 from misc.config import flatten
 from misc.distributed import is_main_process, shard
+from misc.errors import UserError
 from misc.evaluation import add_picture, percent, require_files, show
 from misc.files import read_json, write_json
 from misc.maps_io import BACKGROUND_LABEL, read_label
@@ -98,8 +99,39 @@ def write_scores(path: Path, scores: Mapping[str, Any], config: Any, **facts: An
 
 
 def read_scores(path: Path) -> dict[str, Any] | None:
-    """What `write_scores` wrote; None when there is no such file."""
-    return read_json(path) if path.is_file() else None
+    """What `write_scores` wrote; None when there is no such file.
+
+    Raises:
+        UserError: the file is something else.
+    """
+    if not path.is_file():
+        return None
+    scores = read_json(path)
+    if not _are_scores(scores):
+        raise UserError(
+            f"{path} does not hold the scores of `test` or `crf`; remove it and run the command "
+            "again."
+        )
+    return scores
+
+
+def _are_scores(content: Any) -> bool:
+    """Whether a file has everything that is read of scores."""
+    if not (_are_ious(content) and _are_ious(content.get(CONSTANT_BACKGROUND))):
+        return False
+    model, start = content.get("model"), content.get("initialisation")
+    return (
+        isinstance(model, Mapping)
+        and all(isinstance(model.get(key), str) for key in ("path", "sha256"))
+        and (isinstance(start, str) or (isinstance(start, Mapping) and "what" in start))
+    )
+
+
+def _are_ious(content: Any) -> bool:
+    if not isinstance(content, Mapping) or not isinstance(content.get(CLASS_IOU), Mapping):
+        return False
+    values = [content.get(MEAN_IOU, ""), *content[CLASS_IOU].values()]
+    return all(value is None or isinstance(value, int | float) for value in values)
 
 
 def log_table(title: str, names: Sequence[str], columns: Mapping[str, Mapping[str, Any]]) -> None:

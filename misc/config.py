@@ -23,7 +23,7 @@ Nothing here imports torch.
 
 import copy
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
@@ -50,7 +50,12 @@ def positive(default: Any) -> Any:
     return field(default=default, metadata={"positive": True})
 
 
-def load_config(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
+def load_config(
+    schema: type[T],
+    path: Path,
+    overrides: Sequence[str] = (),
+    skip: Callable[[str], bool] = lambda key: False,
+) -> T:
     """Read a configuration file and the values of the command line that override it.
 
     Relative paths of the file, and of the schema's defaults, start at the file's tree: the folder
@@ -62,6 +67,7 @@ def load_config(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T
         path: YAML file.
         overrides: `KEY=VALUE` with dotted keys, `SOLVER.LR=1e-3`; the last one of a key counts.
             Lists are written `[1, 2]` or `1,2`; `FREE.key=value` sets one entry of a free dict.
+        skip: asked about every key that the schema does not have; True leaves it out.
 
     Raises:
         UserError: the file is missing or no YAML mapping; a key is unknown or missing; a value has
@@ -72,11 +78,11 @@ def load_config(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T
     leaves = {leaf.key: leaf for leaf in _leaves(schema)}
     tree = tree_of(path)
     values: dict[str, Any] = {}
-    for key, raw in _flat_yaml(_read_yaml(path), "", leaves, path):
+    for key, raw in _flat_yaml(_read_yaml(path), "", leaves, path, skip):
         values[key] = _checked(leaves[key], raw, Place(str(path), tree, is_text=False))
     command_line = Place(_COMMAND_LINE, Path.cwd(), is_text=True)
     for text in overrides:
-        _apply_override(values, leaves, text, command_line)
+        _apply_override(values, leaves, text, command_line, skip)
     return _build(schema, "", values, leaves, path)
 
 
@@ -228,7 +234,11 @@ def _read_yaml(path: Path) -> dict:
 
 
 def _flat_yaml(
-    content: Mapping, prefix: str, leaves: Mapping[str, _Leaf], path: Path
+    content: Mapping,
+    prefix: str,
+    leaves: Mapping[str, _Leaf],
+    path: Path,
+    skip: Callable[[str], bool],
 ) -> Iterator[tuple[str, Any]]:
     """Leaf keys of a YAML mapping with the values as YAML reads them."""
     for name, value in content.items():
@@ -236,15 +246,20 @@ def _flat_yaml(
         if key in leaves:
             yield key, value
         elif not _group(key, leaves):
-            raise UserError(f"{path}: {_unknown(key, leaves)}")
+            if not skip(key):
+                raise UserError(f"{path}: {_unknown(key, leaves)}")
         elif isinstance(value, Mapping):
-            yield from _flat_yaml(value, f"{key}.", leaves, path)
+            yield from _flat_yaml(value, f"{key}.", leaves, path, skip)
         elif value is not None:  # a group whose keys are all commented out
             raise UserError(f"{path}: {_group_has_no_value(key, value, leaves)}")
 
 
 def _apply_override(
-    values: dict[str, Any], leaves: Mapping[str, _Leaf], text: str, place: Place
+    values: dict[str, Any],
+    leaves: Mapping[str, _Leaf],
+    text: str,
+    place: Place,
+    skip: Callable[[str], bool],
 ) -> None:
     key, separator, raw = text.partition("=")
     key = key.strip()
@@ -259,7 +274,7 @@ def _apply_override(
         values[owner.key] = {**entries, _end(key): value}
     elif _group(key, leaves):
         raise UserError(f"{_COMMAND_LINE}: {_group_has_no_value(key, raw, leaves)}")
-    else:
+    elif not skip(key):
         raise UserError(f"{_COMMAND_LINE}: {_unknown(key, leaves)}")
 
 
