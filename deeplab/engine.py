@@ -224,7 +224,7 @@ class TrainingRun:
         """Run the iterations that are not finished yet.
 
         Raises:
-            UserError: a loss or a weight is not finite.
+            UserError: a loss, a weight or a class score is not finite.
         """
         solver = self.solver
         log(
@@ -243,6 +243,8 @@ class TrainingRun:
                 clock.tick()
                 if iteration % solver.ITER_TB == 0 or iteration == solver.ITER_MAX:
                     self._report(iteration, clock, board)
+                if iteration % solver.ITER_SAVE == 0 or iteration == solver.ITER_MAX:
+                    self._require_finite_scores(batch)
                 if iteration % solver.ITER_SAVE == 0:
                     self._save_checkpoint(iteration)
                     self._draw(batch, iteration, board)
@@ -324,6 +326,21 @@ class TrainingRun:
             raise UserError(
                 f"train: {broken} is NaN or infinite after the last update, so nothing more is "
                 f"written; {self._remedy()}"
+            )
+
+    @torch.no_grad()
+    def _require_finite_scores(self, batch: dict[str, Any]) -> None:
+        """Stop before weights are published that no picture can be segmented with.
+
+        No loss has seen the last update, after which weights may be finite and yet too large.
+
+        Raises:
+            UserError: a class score of the batch is not finite.
+        """
+        if not self.network(batch["image"]).isfinite().all():
+            raise UserError(
+                "train: the network gives class scores that are NaN or infinite after the last "
+                f"update, so nothing more is written; {self._remedy()}"
             )
 
     def _remedy(self) -> str:

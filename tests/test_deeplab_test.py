@@ -336,6 +336,59 @@ def test_too_little_space_stops_before_anything_is_written(
     assert not list(tmp_path.rglob("*.npy"))
 
 
+def test_nothing_is_removed_before_it_is_known_that_the_rest_fits(
+    sample: Path, tested: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    paths = paths_of(sample, tested)
+    before = {**times(paths.logits_dir("val")), **times(paths.prediction_dir("val"))}
+    usage = shutil.disk_usage(tested)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(logits, "expected_bytes", lambda *_: 10**9)
+    assert run("test", sample, tested, "--overwrite") == 2
+    assert "The logits need about" in capsys.readouterr().err
+    after = {**times(paths.logits_dir("val")), **times(paths.prediction_dir("val"))}
+    assert before == after
+
+
+def test_logits_that_are_replaced_make_room(
+    sample: Path, tested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tested)._replace(free=500)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert run("test", sample, tested, "--overwrite") == 0
+
+
+@pytest.mark.parametrize("spoiled", ["weights", "picture", "network"])
+def test_nothing_is_removed_for_a_test_that_cannot_start(
+    sample: Path, tested: Path, tmp_path: Path, spoiled: str
+) -> None:
+    paths, root = paths_of(sample, tested), Path(shutil.copytree(sample, tmp_path / "voc"))
+    before = {**times(paths.logits_dir("val")), **times(paths.prediction_dir("val"))}
+    values = {"MODEL.ATROUS_RATES": "1,2,3"} if spoiled == "network" else {}
+    if spoiled == "weights":
+        paths.checkpoint(FINAL).write_bytes(paths.checkpoint(FINAL).read_bytes()[:1000])
+    if spoiled == "picture":
+        Devkit(root).image_path(VAL_IDS[1]).write_bytes(b"half a picture")
+    assert run("test", root, tested, "--overwrite", values=values) == 2
+    assert before == {**times(paths.logits_dir("val")), **times(paths.prediction_dir("val"))}
+
+
+def test_mean_of_the_configuration_is_subtracted(sample: Path, tmp_path: Path) -> None:
+    mean = {"R": 10.5, "G": 200, "B": 60}
+    values = {f"IMAGE.MEAN.{channel}": value for channel, value in mean.items()}
+    values |= {"SOLVER.ITER_MAX": 1}
+    for command in ("train", "test"):
+        assert run(command, sample, tmp_path, values=values) == 0
+    config, paths = config_of(sample, tmp_path, values), paths_of(sample, tmp_path)
+    network = inference.load_network(config, paths.checkpoint(FINAL), torch.device("cpu"))
+    image = read_image(Devkit(sample).image_path(VAL_IDS[0])).astype(np.float32)
+    bgr = (image - [mean["R"], mean["G"], mean["B"]])[..., ::-1].transpose(2, 0, 1)
+    with torch.no_grad():
+        scores = network(torch.from_numpy(bgr.copy()).float()[None])[0]
+    stored = np.load(paths.logits_dir("val") / f"{VAL_IDS[0]}.npy")
+    np.testing.assert_allclose(stored, scores, rtol=1e-3, atol=1e-4)
+
+
 def test_logits_survive_the_disk(tmp_path: Path) -> None:
     values = np.array([[[1e-3, -7.25]], [[70000.0, 3.0]]], np.float32)
     logits.save_logits(tmp_path / "a.npy", values)
@@ -343,6 +396,10 @@ def test_logits_survive_the_disk(tmp_path: Path) -> None:
     np.testing.assert_allclose(read, [[[1e-3, -7.25]], [[65504, 3]]], rtol=1e-3)
     with pytest.raises(UserError, match="not finite for b"):
         logits.save_logits(tmp_path / "b.npy", values * np.nan)
+    np.save(tmp_path / "b.npy", (values * np.nan).astype(np.float16))  # of an earlier version
+    with pytest.raises(UserError, match=r"b\.npy holds scores that are NaN or infinite"):
+        logits.load_logits(tmp_path / "b.npy", 2)
+    (tmp_path / "b.npy").unlink()
     with pytest.raises(UserError, match="run test for this split"):
         logits.load_logits(tmp_path / "b.npy", 2)
     with pytest.raises(UserError, match="not \\(21, h, w\\)"):
