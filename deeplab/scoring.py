@@ -15,11 +15,10 @@ from misc.maps_io import BACKGROUND_LABEL, read_label
 from misc.metrics import ConfusionMatrix, SegmentationScores
 from misc.progress import log, progress
 from misc.seed import run_facts
+from misc.tables import Column, iou_table
 
 MEAN_IOU, CLASS_IOU = "Mean IoU", "Class IoU"
 CONSTANT_BACKGROUND = "Constant Background"
-
-_COLUMN_GAP = "  "
 
 
 def compare(
@@ -142,20 +141,20 @@ def log_table(title: str, names: Sequence[str], columns: Mapping[str, Mapping[st
         names: of the classes, background first.
         columns: scores by heading, each as `scores_of` returns them.
     """
-    rows = {name: [scores[CLASS_IOU].get(name) for scores in columns.values()] for name in names}
-    rows = {name: row for name, row in rows.items() if any(value is not None for value in row)}
-    rows["mean"] = [scores[MEAN_IOU] for scores in columns.values()]
-    width = max(map(len, [*rows, "class"]))
-    widths = [max(len(heading), len("100.00")) for heading in columns]
-
-    def line(first: str, cells: Sequence[str]) -> str:
-        padded = (f"{cell:>{size}}" for cell, size in zip(cells, widths, strict=True))
-        return _COLUMN_GAP.join([f"{first:<{width}}", *padded])
-
-    body = [line(name, [in_percent(value) for value in row]) for name, row in rows.items()]
-    log("\n".join([title, line("class", list(columns)), *body]))
+    in_percents = {
+        heading: Column(
+            {name: _percent(value) for name, value in scores[CLASS_IOU].items()},
+            _percent(scores[MEAN_IOU]),
+        )
+        for heading, scores in columns.items()
+    }
+    log(f"{title}\n{iou_table(names, in_percents, decimals=2)}")
 
 
 def in_percent(fraction: float | None) -> str:
     """A fraction as percent with two decimals; a dash for None."""
-    return show(None if fraction is None else percent(fraction))
+    return show(_percent(fraction))
+
+
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else percent(fraction)
