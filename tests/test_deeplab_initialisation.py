@@ -180,6 +180,22 @@ def test_local_imagenet_weights(resnet50_file: Path, cached: None) -> None:
     assert start(IMAGENET, **keys)[1].pixel_labels is False
 
 
+@torch.no_grad()
+def test_mean_of_the_configuration_is_part_of_the_first_convolution(resnet50_file: Path) -> None:
+    """Whatever mean is subtracted from a picture, its features are the same inside."""
+    rgb = 255 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = []
+    for mean in (Mean(), Mean(R=10.0, G=200.0, B=60.0)):
+        config = config_of(IMAGENET, N_BLOCKS=RESNET50, INIT_WEIGHTS=resnet50_file)
+        config = replace(config, IMAGE=replace(config.IMAGE, MEAN=mean))
+        net = build_model(config)
+        initialise(net, config)
+        bgr = rgb.flip(1) - torch.tensor(mean.bgr).view(3, 1, 1)
+        features.append(net.base.layer1.conv1(bgr)[..., 3:-3, 3:-3])
+    assert features[0].std() > 0.1
+    torch.testing.assert_close(features[0], features[1], rtol=1e-3, atol=1e-3)
+
+
 def test_local_weights_of_unknown_origin(resnet50_file: Path) -> None:
     _, report = start(IMAGENET, N_BLOCKS=RESNET50, INIT_WEIGHTS=resnet50_file)
     assert report.pixel_labels is None

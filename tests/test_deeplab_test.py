@@ -387,6 +387,13 @@ def test_mean_of_the_configuration_is_subtracted(sample: Path, tmp_path: Path) -
         scores = network(torch.from_numpy(bgr.copy()).float()[None])[0]
     stored = np.load(paths.logits_dir("val") / f"{VAL_IDS[0]}.npy")
     np.testing.assert_allclose(stored, scores, rtol=1e-3, atol=1e-4)
+    photo, out = Devkit(sample).image_path(VAL_IDS[0]), tmp_path / "out"
+    given = ("--input", str(photo), "--output", str(out))
+    assert (
+        run("predict", sample, tmp_path, *given, values={**values, "IMAGE.SIZE.TEST": "none"}) == 0
+    )
+    tested = read_label(paths.prediction_dir("val") / f"{photo.stem}.png")
+    np.testing.assert_array_equal(read_label(out / f"{photo.stem}.png"), tested)
 
 
 def test_logits_survive_the_disk(tmp_path: Path) -> None:
