@@ -24,6 +24,7 @@ VOC_LABELS = Path(__file__).resolve().parent / "data/datasets/voc12/labels.txt"
 _STAGES = 4  # of a ResNet
 _BACKGROUND_NAMES = (BACKGROUND, f"__{BACKGROUND}__")
 _ROOT_KEY = "DATASET.ROOT"
+_LEAST_STD = 0.01  # a kernel that sees one pixel; far below, pydensecrf crashes
 _MAX_SEED = 2**32 - 1  # numpy takes no greater one
 _UNUSED = ("MODEL.SAVE_DIR", "MODEL.RESULT_DIR", "SOLVER.LOG_DIR")
 """Keys of published configurations; EXP.OUTPUT_DIR and EXP.ID say where a run writes."""
@@ -148,10 +149,10 @@ class Crf:
 
     ITER_MAX: int = bounded(10, 1)  # mean field steps
     POS_W: float = bounded(3, 0)  # weight of the smoothness kernel
-    POS_XY_STD: float = positive(1)  # its standard deviation, pixels
+    POS_XY_STD: float = bounded(1, _LEAST_STD)  # its standard deviation, pixels
     BI_W: float = bounded(4, 0)  # weight of the appearance kernel
-    BI_XY_STD: float = positive(67)  # its standard deviation, pixels
-    BI_RGB_STD: float = positive(3)  # its standard deviation, grey levels
+    BI_XY_STD: float = bounded(67, _LEAST_STD)  # its standard deviation, pixels
+    BI_RGB_STD: float = bounded(3, _LEAST_STD)  # its standard deviation, grey levels
     # official: the published code passes the BGR picture minus its mean, cast to uint8 with
     # wrap-around; about 5% of the pixels differ (ours)
     IMAGE: Literal["rgb", "official"] = "rgb"

@@ -331,7 +331,7 @@ def _require_no_renamed(
 def _log_other_aspp(own: StateDict, state: StateDict, source: str) -> None:
     """Say that a file's classifier is not used; silent about files without one."""
     first = f"{ASPP}c0.weight"
-    if first in state:
+    if first in state and state[first].ndim == _CONVOLUTION_DIMENSIONS:
         log(
             f"{source}: its classifier (ASPP, {len(state[first])} classes) is left out, this "
             f"network's has {len(own[first])} classes"

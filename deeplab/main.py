@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from deeplab.config import FINAL, Config, Paths, load
+from misc.config_types import absolute_path
 from misc.entry import run_entry
 from misc.errors import UserError, translated_options
 
@@ -260,7 +261,7 @@ def require_model(path: Path | None, config: Config) -> Path:
         UserError: there is no such file; the message names those that there are.
     """
     folder = Paths(config).models_dir
-    chosen = Paths(config).checkpoint(FINAL) if path is None else path.expanduser().absolute()
+    chosen = absolute_path(path, Path.cwd()) if path else Paths(config).checkpoint(FINAL)
     if chosen.is_file():
         return chosen
     there = sorted(found.name for found in folder.glob("*.pth") if ".state." not in found.name)

@@ -287,6 +287,13 @@ def test_published_coco_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert "2 (fc.weight, fc.bias) of the file's tensors not used" in printed
 
 
+def test_classifier_that_is_none_is_left_out(tmp_path: Path) -> None:
+    state = final_state(ONE_BLOCK, N_CLASSES, len(RATES)) | {"base.aspp.c0.weight": torch.tensor(1)}
+    save_checkpoint(tmp_path / "w.pth", state)
+    _, report = start(tmp_path / "w.pth")
+    assert len(report.missing) == ASPP_TENSORS
+
+
 def test_backbone_that_is_partly_renamed_is_refused(tmp_path: Path) -> None:
     """Older converters said `proj` for the shortcut: 4 % of the tensors, which mattered."""
     state = coco_state(WHOLE)

@@ -31,6 +31,7 @@ from misc.errors import UserError
 from misc.files import read_json, sha256_file
 from misc.maps_io import read_image, read_label, voc_palette, write_label
 from misc.metrics import ConfusionMatrix
+from misc.provenance import record_path
 from voc12.devkit import Devkit
 
 NAMES = ("background", "a", "b")
@@ -411,9 +412,36 @@ def test_logits_survive_the_disk(tmp_path: Path) -> None:
         logits.load_logits(tmp_path / "b.npy", 2)
     with pytest.raises(UserError, match="not \\(21, h, w\\)"):
         logits.load_logits(tmp_path / "a.npy", 21)
-    (tmp_path / "c.npy").write_bytes(b"no array")
-    with pytest.raises(UserError, match="cannot be read as logits"):
-        logits.load_logits(tmp_path / "c.npy", 2)
+    for content in (b"no array", b"PK\x03\x04 no archive"):
+        (tmp_path / "c.npy").write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read as logits"):
+            logits.load_logits(tmp_path / "c.npy", 2)
+    np.savez(tmp_path / "d.npz", values)
+    (tmp_path / "d.npz").rename(tmp_path / "d.npy")
+    with pytest.raises(UserError, match=r"d\.npy holds an archive"):
+        logits.load_logits(tmp_path / "d.npy", 2)
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros((2, 0, 3), np.float16), np.zeros((2, 1, 1), int), np.full((2, 1, 1), "a")]
+)
+def test_arrays_that_are_no_logits_are_named(tmp_path: Path, values: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(UserError, match=r"a\.npy holds .*, not \(2, h, w\) floats"):
+        logits.load_logits(tmp_path / "a.npy", 2)
+
+
+@pytest.mark.parametrize("facts", [[], None, "x", {"model": "x"}, {"model": {"path": 3}}])
+def test_record_without_facts_is_no_traceback(sample: Path, tested: Path, facts: object) -> None:
+    """The scores say then that nothing is known, and the logits are believed."""
+    paths = paths_of(sample, tested)
+    for path in (
+        record_path(paths.logits_dir("val")),
+        paths.checkpoint(FINAL).with_suffix(".pth.json"),
+    ):
+        path.write_text(json.dumps({**read_json(path), "facts": facts}))
+    assert run("test", sample, tested) == 0 == run("crf", sample, tested)
+    assert "unknown" in read_json(paths.scores_path("val"))["initialisation"]
 
 
 # --------------------------------------------------------------------------- splits, submission
