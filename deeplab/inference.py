@@ -30,7 +30,7 @@ from misc.evaluation import describe
 from misc.files import sha256_file, up_to_date
 from misc.maps_io import opened_image, write_label
 from misc.progress import log, progress
-from misc.provenance import Record, prepare_output
+from misc.provenance import Record, prepare_output, read_record
 from misc.seed import seed_everything
 from misc.training import eval_loader
 from voc12.devkit import Devkit
@@ -117,6 +117,21 @@ def run(
     return publish(config, split, pictures, ground_truth, facts)
 
 
+def require_own_outputs(folder: Path, record: Record, suffix: str, pictures: IdList) -> None:
+    """Stop before files of a list are removed that the step of a record has not made.
+
+    Raises:
+        UserError: names one.
+    """
+    paths = (folder / f"{image_id}{suffix}" for image_id in pictures.ids)
+    first, recorded = next((path for path in paths if path.is_file()), None), read_record(folder)
+    if first is not None and (recorded is None or recorded.step != record.step):
+        raise UserError(
+            f"{first} would be removed, but there is no record that `{record.step}` made it; move "
+            "it away or choose another EXP.ID."
+        )
+
+
 def prepare_folder(
     folder: Path,
     record: Record,
@@ -148,7 +163,9 @@ def _prepare(
     paths, images = Paths(config), lineage.image_paths(config, pictures.ids)
     folder, predictions = paths.logits_dir(split), paths.prediction_dir(split)
     record = lineage.logits(config, model["sha256"])
-    if overwrite:  # what is there makes room, but not before it is known that the rest fits
+    if overwrite:  # nothing is removed before it is known that all may be, and that the rest fits
+        require_own_outputs(folder, record, logits.SUFFIX, pictures)
+        require_own_outputs(predictions, record, PREDICTION_SUFFIX, pictures)
         _require_space(config, folder, images, pictures.ids, stride)
     if is_main_process():
         prepare_folder(folder, record, logits.SUFFIX, pictures, overwrite)

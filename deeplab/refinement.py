@@ -143,7 +143,8 @@ def run(
     require_ids(logits_dir, logits_files.SUFFIX, pictures.ids, redo)
     lineage.require_same_pictures(logits_dir, images, redo)
     record = lineage.refinement(config, logits_record)
-    if overwrite:  # nothing is removed for logits that cannot be refined
+    if overwrite:  # nothing is removed that is not ours, or for logits that cannot be refined
+        inference.require_own_outputs(output_dir, record, PREDICTION_SUFFIX, pictures)
         for name in pictures.ids:
             path = logits_dir / f"{name}{logits_files.SUFFIX}"
             logits_files.load_logits(path, config.DATASET.N_CLASSES)

@@ -359,6 +359,30 @@ def test_logits_that_are_replaced_make_room(
     assert run("test", sample, tested, "--overwrite") == 0
 
 
+@pytest.mark.parametrize("record", [None, {"step": "mine", "arguments": {}, "inputs": {}}])
+@pytest.mark.parametrize("command", ["test", "crf"])
+def test_outputs_without_our_record_outlive_overwrite(
+    sample: Path,
+    tested: Path,
+    command: str,
+    record: dict | None,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Not even those are removed of which there is a record."""
+    paths = paths_of(sample, tested)
+    folder = paths.prediction_dir("val", crf=command == "crf")
+    (folder / "made_by.json").unlink()
+    if record is not None:
+        (folder / "made_by.json").write_text(json.dumps(record))
+    before = {**times(paths.logits_dir("val")), **times(folder)}
+    assert run(command, sample, tested, "--overwrite") == 2
+    error = capsys.readouterr().err
+    first = folder / f"{VAL_IDS[0]}.png"
+    assert f"{first} would be removed, but there is no record that `{command}` made it" in error
+    assert "--overwrite" not in error
+    assert before == {**times(paths.logits_dir("val")), **times(folder)}
+
+
 @pytest.mark.parametrize("spoiled", ["weights", "picture", "network"])
 def test_nothing_is_removed_for_a_test_that_cannot_start(
     sample: Path, tested: Path, tmp_path: Path, spoiled: str
