@@ -148,6 +148,10 @@ def test_published_commands_train_test_and_refine(
     assert typed(f"python main.py test --config-path {CONFIG} --model-path {MODEL} {SMALL}") == 0
     assert typed(f"python main.py crf --config-path {CONFIG} {SMALL}") == 0
     assert typed(f"python main.py crf -c {CONFIG} --n-jobs 0 {SMALL}") == 0
+    elsewhere = "data/models/voc12/deeplabv2_resnet101_msc/train_aug/checkpoint_final.pth"
+    capsys.readouterr()
+    assert typed(f"python main.py test -c {CONFIG} -m {elsewhere} {SMALL}") == 2  # deeplab-pytorch
+    assert f"there are checkpoint_final.pth in {(tree / MODEL).parent}" in capsys.readouterr().err
     for name in ("scores", "scores_crf"):
         scores = read_json(tree / f"data/scores/voc12/voc12_resnet_v2/val/{name}.json")
         assert scores["initialisation"]["pixel_labels"] is True
