@@ -146,18 +146,14 @@ def run(
     inference.prepare_folder(output_dir, record, PREDICTION_SUFFIX, pictures, overwrite)
     tasks = _tasks_left(images, logits_dir, output_dir)
     lineage.update_record(output_dir, record, pictures, {"model": model}, making=bool(tasks))
-    if tasks:
+    if tasks:  # scores of what is about to change
         paths.scores_path(split, crf=True).unlink(missing_ok=True)
     workers = next(n for n in (n_jobs, config.CRF.N_JOBS, os.cpu_count(), 1) if n is not None)
-    where = f"{workers} processes" if workers else "this process"
-    log(f"crf: {len(tasks)} pictures of {describe(pictures)} to do in {where}")
+    where = f"in {workers} processes" if workers else "in this process"
+    log(f"crf: {len(tasks)} pictures of {describe(pictures)} to do {where}")
     seconds = _refine_all(config, tasks, workers)
-    facts = {
-        "model": model,
-        **lineage.training_facts(Path(model["path"])),
-        "seconds_per_picture": seconds,
-        "processes": workers,
-    }
+    timing = {"seconds_per_picture": seconds, "processes": workers}
+    facts = {"model": model, **lineage.training_facts(Path(model["path"])), **timing}
     return inference.publish(config, split, pictures, ground_truth, facts, crf=True)
 
 
