@@ -10,7 +10,9 @@ from typing import Literal
 
 from misc.config import bounded, load_config, positive, tree_of
 from misc.errors import UserError
+from misc.files import expand_user
 from misc.maps_io import IGNORE_LABEL
+from misc.option_types import LARGEST_SEED
 from voc12.labels import BACKGROUND, MAX_CLASSES, load_classes
 
 Split = Literal["train", "val", "test"]
@@ -24,6 +26,9 @@ VOC_LABELS = Path(__file__).resolve().parent / "data/datasets/voc12/labels.txt"
 _STAGES = 4  # of a ResNet
 _BACKGROUND_NAMES = (BACKGROUND, f"__{BACKGROUND}__")
 _ROOT_KEY = "DATASET.ROOT"
+_LEAST_STD = 0.01  # a kernel that sees one pixel; far below, pydensecrf crashes
+_UNUSED = ("MODEL.SAVE_DIR", "MODEL.RESULT_DIR", "SOLVER.LOG_DIR")
+"""Keys of published configurations; EXP.OUTPUT_DIR and EXP.ID say where a run writes."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Experiment:
 
     ID: str = "voc12_resnet_v2"  # folder name of this experiment below OUTPUT_DIR
     OUTPUT_DIR: Path = Path("data")  # models, features, scores and logs go here
-    SEED: int = bounded(0, 0)  # of every random choice (ours)
+    SEED: int = bounded(0, 0, LARGEST_SEED)  # of every random choice (ours)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Size:
 
     BASE: int | None = bounded(None, 1)  # long side before the random scale; null: as it is
     TRAIN: int = bounded(321, 16)  # side of the training crop
-    TEST: int = bounded(513, 1)  # published but used by nothing: whole pictures are tested
+    TEST: int | None = bounded(513, 1)  # long side in `predict`; null: as it is
 
 
 @dataclass(frozen=True)
@@ -145,10 +150,10 @@ class Crf:
 
     ITER_MAX: int = bounded(10, 1)  # mean field steps
     POS_W: float = bounded(3, 0)  # weight of the smoothness kernel
-    POS_XY_STD: float = positive(1)  # its standard deviation, pixels
+    POS_XY_STD: float = bounded(1, _LEAST_STD)  # its standard deviation, pixels
     BI_W: float = bounded(4, 0)  # weight of the appearance kernel
-    BI_XY_STD: float = positive(67)  # its standard deviation, pixels
-    BI_RGB_STD: float = positive(3)  # its standard deviation, grey levels
+    BI_XY_STD: float = bounded(67, _LEAST_STD)  # its standard deviation, pixels
+    BI_RGB_STD: float = bounded(3, _LEAST_STD)  # its standard deviation, grey levels
     # official: the published code passes the BGR picture minus its mean, cast to uint8 with
     # wrap-around; about 5% of the pixels differ (ours)
     IMAGE: Literal["rgb", "official"] = "rgb"
@@ -235,13 +240,16 @@ class Paths:
         return experiment.OUTPUT_DIR / kind / "voc12" / experiment.ID
 
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+def load(
+    path: Path | str, overrides: Sequence[str] = (), unused: list[str] | None = None
+) -> Config:
     """Read and check a configuration.
 
     Args:
         path: YAML file; relative paths in it belong to its tree, the parent of `configs`.
         overrides: `KEY=VALUE` with dotted keys, such as `SOLVER.ITER_MAX=100`; relative paths in
             them belong to the working folder.
+        unused: gets the keys of published configurations that are given and used by nothing.
 
     Returns:
         The configuration with absolute paths; DATASET.SPLIT holds the path of a list that is an
@@ -251,7 +259,13 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         UserError: a key is unknown, a value has the wrong type or does not fit the others.
     """
     path = Path(path)
-    config = _with_list_files(load_config(Config, path, overrides), path, overrides)
+
+    def skip(key: str) -> bool:
+        if key in _UNUSED and unused is not None and key not in unused:
+            unused.append(key)
+        return key in _UNUSED
+
+    config = _with_list_files(load_config(Config, path, overrides, skip), path, overrides)
     problems = list(_inconsistencies(config))
     if problems:
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
@@ -321,7 +335,7 @@ def _with_list_files(config: Config, path: Path, overrides: Sequence[str]) -> Co
     splits = {}
     for split, name in vars(config.DATASET.SPLIT).items():
         here = f"DATASET.SPLIT.{split}" in overridden
-        file = (Path.cwd() if here else tree_of(path)) / Path(name).expanduser()
+        file = (Path.cwd() if here else tree_of(path)) / expand_user(name)
         splits[split] = str(file) if file.is_file() else name
     return replace(config, DATASET=replace(config.DATASET, SPLIT=SplitNames(**splits)))
 

@@ -18,7 +18,7 @@ from deeplab.config import Config, Mean, Split, class_names, dataset_root
 from misc.errors import UserError, translated_options
 from misc.maps_io import IGNORE_LABEL
 from misc.progress import log
-from misc.transforms import random_crop, random_flip, to_chw
+from misc.transforms import NEAREST, random_crop, random_flip, resize, to_chw
 from voc12.dataset import DevkitDataset, read_label_of
 from voc12.devkit import AUG_MASK_FOLDER, IMAGE_FOLDER, MASK_FOLDER, Devkit
 from voc12.labels import VOC_CLASSES
@@ -39,9 +39,9 @@ cv2.setNumThreads(0)
 class TrainDataset(DevkitDataset):
     """Augmented crops with label maps. Items are keyed by (epoch, index).
 
-    Random scale out of DATASET.SCALES (bilinear, labels nearest, both as in OpenCV), filled up at
-    the right and bottom to the crop, random crop, random flip. The random numbers depend on (seed,
-    epoch, index) alone.
+    Random scale out of DATASET.SCALES (pictures bilinear as in OpenCV, labels nearest as in PIL,
+    which takes other pixels than OpenCV), filled up at the right and bottom to the crop, random
+    crop, random flip. The random numbers depend on (seed, epoch, index) alone.
 
     Args:
         config: configuration.
@@ -112,7 +112,7 @@ def augment(
     height, width = scaled_size(image.shape[:2], config.IMAGE.SIZE.BASE, factor)
     pair = (
         cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR),
-        cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST),
+        resize(label, (height, width), NEAREST),
     )
     # The mean has been subtracted, so 0 is the mean colour.
     pair = tuple(

@@ -95,6 +95,7 @@ def train(config: Config, device: torch.device, overwrite: bool = False) -> Path
     join_processes(device)
     paths = Paths(config)
     record = lineage.training(config, id_list(config, "train"))
+    _require_own_checkpoints(paths, config)
     if not overwrite and _is_finished(paths, record):
         _remove_state(paths)
         return paths.checkpoint(FINAL)
@@ -117,10 +118,30 @@ def train(config: Config, device: torch.device, overwrite: bool = False) -> Path
     return run.finish()
 
 
+def _require_own_checkpoints(paths: Paths, config: Config) -> None:
+    """Stop before a checkpoint is replaced that no training of ours has left.
+
+    Raises:
+        UserError: names it.
+    """
+    solver = config.SOLVER
+    names = [*range(solver.ITER_SAVE, solver.ITER_MAX + 1, solver.ITER_SAVE), FINAL]
+    for path in map(paths.checkpoint, names):
+        if path.is_file() and not record_path(path).is_file():
+            raise UserError(
+                f"{path} has no record of what made it, so it is not replaced: move it away, train "
+                f"under another EXP.ID, or use it as it is with `test -m {path}`."
+            )
+
+
 def _remove_run(paths: Paths) -> None:
-    """Remove the checkpoints, the state and the curves of an earlier training."""
+    """Remove the checkpoints, the state and the curves of an earlier training.
+
+    Checkpoints without record stay: they are none of ours.
+    """
     _remove_state(paths)
-    checkpoints = list(paths.models_dir.glob("checkpoint_*.pth"))
+    found = paths.models_dir.glob("checkpoint_*.pth")
+    checkpoints = [path for path in found if record_path(path).is_file()]
     for path in [*checkpoints, *map(record_path, checkpoints), *paths.logs_dir.glob(_EVENT_FILES)]:
         path.unlink(missing_ok=True)
 
@@ -203,7 +224,7 @@ class TrainingRun:
         """Run the iterations that are not finished yet.
 
         Raises:
-            UserError: a loss is not finite.
+            UserError: a loss, a weight or a class score is not finite.
         """
         solver = self.solver
         log(
@@ -222,6 +243,8 @@ class TrainingRun:
                 clock.tick()
                 if iteration % solver.ITER_TB == 0 or iteration == solver.ITER_MAX:
                     self._report(iteration, clock, board)
+                if iteration % solver.ITER_SAVE == 0 or iteration == solver.ITER_MAX:
+                    self._require_finite_scores(batch)
                 if iteration % solver.ITER_SAVE == 0:
                     self._save_checkpoint(iteration)
                     self._draw(batch, iteration, board)
@@ -263,10 +286,7 @@ class TrainingRun:
             total += loss.detach() / count
         mean = float(all_reduce_mean(total))
         if not math.isfinite(mean):
-            raise UserError(
-                f"train: the loss is {mean} in iteration {iteration}; lower SOLVER.LR, which is "
-                f"{self.solver.LR}, and start again with {lineage.REDO}."
-            )
+            raise UserError(f"train: the loss is {mean} in iteration {iteration}; {self._remedy()}")
         self.optimiser.step()
         return mean, batch
 
@@ -294,7 +314,40 @@ class TrainingRun:
         due = iteration % self.solver.ITER_STATE == 0 or iteration % self.solver.ITER_SAVE == 0
         return due and iteration < self.solver.ITER_MAX
 
+    def _require_finite_weights(self) -> None:
+        """Stop before weights are written that no result can come from.
+
+        Raises:
+            UserError: a weight is not finite.
+        """
+        state = self.network.state_dict()
+        broken = next((key for key, value in state.items() if not value.isfinite().all()), None)
+        if broken is not None:
+            raise UserError(
+                f"train: {broken} is NaN or infinite after the last update, so nothing more is "
+                f"written; {self._remedy()}"
+            )
+
+    @torch.no_grad()
+    def _require_finite_scores(self, batch: dict[str, Any]) -> None:
+        """Stop before weights are published that no picture can be segmented with.
+
+        No loss has seen the last update, after which weights may be finite and yet too large.
+
+        Raises:
+            UserError: a class score of the batch is not finite.
+        """
+        if not self.network(batch["image"]).isfinite().all():
+            raise UserError(
+                "train: the network gives class scores that are NaN or infinite after the last "
+                f"update, so nothing more is written; {self._remedy()}"
+            )
+
+    def _remedy(self) -> str:
+        return f"lower SOLVER.LR, which is {self.solver.LR}, and start again with {lineage.REDO}."
+
     def _save_state(self, iteration: int) -> None:
+        self._require_finite_weights()
         if not is_main_process():
             return
         path = self.paths.state_path
@@ -311,6 +364,7 @@ class TrainingRun:
 
     def _save_checkpoint(self, name: int | str) -> Path:
         """Write the weights under their published keys, and first the record of what made them."""
+        self._require_finite_weights()
         path = self.paths.checkpoint(name)
         if is_main_process():
             facts = {**self.facts, "history": self.history, "config": flatten(self.config)}

@@ -25,6 +25,7 @@ from deeplab.preflight import check_evaluation
 from deeplab.refinement import PREDICTION_SUFFIX
 from deeplab.submission import write_submission
 from misc.distributed import barrier, is_main_process, join_processes, shard
+from misc.errors import UserError
 from misc.evaluation import describe
 from misc.files import sha256_file, up_to_date
 from misc.maps_io import opened_image, write_label
@@ -57,17 +58,26 @@ def load_network(config: Config, model_path: Path, device: torch.device) -> Mult
 
 
 @torch.inference_mode()
-def segment(network: MultiScale, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def segment(network: MultiScale, image: Tensor, weights: Path) -> tuple[np.ndarray, np.ndarray]:
     """Segment one picture.
 
     Args:
         network: in evaluation mode.
         image: (3, h, w) float32 BGR minus mean, on the device of the network.
+        weights: file of the network's weights, for messages.
 
     Returns:
         Logits (C, h', w') float32 at the stride of the network, and labels (h, w) uint8.
+
+    Raises:
+        UserError: a logit is not finite, so that every label would be arbitrary.
     """
     scores = network(image[None]).float()
+    if not torch.isfinite(scores).all():
+        raise UserError(
+            f"with the weights {weights} the network gives class scores that are NaN or infinite; "
+            "they are damaged or their training diverged, use another checkpoint."
+        )
     full = F.interpolate(scores, image.shape[-2:], mode="bilinear", align_corners=False)
     return scores[0].cpu().numpy(), full[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
 
@@ -97,7 +107,7 @@ def run(
     model = {"path": str(model_path), "sha256": sha256_file(model_path)}
     log(f"test: {describe(pictures)} with {model_path} on {device}")
     left = _prepare(config, split, pictures, model, network.output_stride, overwrite)
-    seconds = _segment_all(config, split, network, left, device)
+    seconds = _segment_all(config, split, network, model_path, left, device)
     facts = {
         "model": model,
         **lineage.training_facts(model_path),
@@ -105,6 +115,17 @@ def run(
         _SECONDS: seconds,
     }
     return publish(config, split, pictures, ground_truth, facts)
+
+
+def require_own_outputs(folder: Path, record: Record, suffix: str, pictures: IdList) -> None:
+    """Stop before files of a list are removed that the step of a record has not made.
+
+    Raises:
+        UserError: names one.
+    """
+    problem = check_removal(folder, record.step, "EXP.ID", suffix, pictures.ids)
+    if problem:
+        raise UserError(f"{problem}.")
 
 
 def prepare_folder(
@@ -139,6 +160,10 @@ def _prepare(
     paths, images = Paths(config), lineage.image_paths(config, pictures.ids)
     folder, predictions = paths.logits_dir(split), paths.prediction_dir(split)
     record = lineage.logits(config, model["sha256"])
+    if overwrite:  # nothing is removed before it is known that all may be, and that the rest fits
+        require_own_outputs(folder, record, logits.SUFFIX, pictures)
+        require_own_outputs(predictions, record, PREDICTION_SUFFIX, pictures)
+        _require_space(config, folder, images, pictures.ids, stride)
     if is_main_process():
         prepare_folder(folder, record, logits.SUFFIX, pictures, overwrite)
         prepare_folder(predictions, record, PREDICTION_SUFFIX, pictures, overwrite)
@@ -152,7 +177,8 @@ def _prepare(
         if left:
             for crf in (False, True):  # scores of what is about to change
                 paths.scores_path(split, crf).unlink(missing_ok=True)
-    _require_space(config, folder, images, left, stride)
+    if not overwrite:
+        _require_space(config, folder, images, left, stride)
     return shard(left)
 
 
@@ -177,9 +203,10 @@ def _require_space(
         f"test: the logits of {len(images)} pictures take about {logits.megabytes(total)} in "
         f"{folder}; {len(left)} pictures to do"
     )
-    logits.require_space(
-        folder, logits.expected_bytes((sizes[image_id] for image_id in left), count, stride)
-    )
+    needed = logits.expected_bytes((sizes[image_id] for image_id in left), count, stride)
+    replaced = (folder / f"{image_id}{logits.SUFFIX}" for image_id in left)
+    needed -= sum(path.stat().st_size for path in replaced if path.is_file())
+    logits.require_space(folder, needed)
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -192,6 +219,7 @@ def _segment_all(
     config: Config,
     split: Split,
     network: MultiScale,
+    model_path: Path,
     ids: Sequence[str],
     device: torch.device,
 ) -> float | None:
@@ -204,7 +232,7 @@ def _segment_all(
     folder, predictions = paths.logits_dir(split), paths.prediction_dir(split)
     for item in progress(loader, "test"):
         name = item["name"]
-        scores, label = segment(network, item["image"].to(device))
+        scores, label = segment(network, item["image"].to(device), model_path)
         lineage.forget_picture(folder, name)
         logits.save_logits(folder / f"{name}{logits.SUFFIX}", scores)
         write_label(predictions / f"{name}{PREDICTION_SUFFIX}", label)

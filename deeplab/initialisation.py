@@ -44,6 +44,7 @@ _CAM_STEP = "train_cam"  # in the record beside the weights of run_sample.py's C
 _COUNTER = "num_batches_tracked"  # read by nothing
 _UNITS = ("reduce", "conv3x3", "increase")  # published names of a block's convolutions
 _NAMES_SHOWN = 20
+_LEFT_OUT = (ASPP, "fc.")  # classifiers
 
 _MEANINGS: dict[bool | None, str] = {
     False: "trained by run_sample.py with image labels only: no pixel label was ever seen before "
@@ -84,7 +85,8 @@ def initialise(model: MultiScale, config: Config, batches: Iterable[Tensor] = ()
             get their statistics from; not looked at otherwise. All processes need the same.
 
     Raises:
-        UserError: a file is missing or has less than 90% of the backbone, a download fails.
+        UserError: a file is missing, has less than 90% of the backbone or some of it under other
+            names, a download fails.
     """
     choice = config.MODEL.INIT_MODEL
     if choice == NO_INIT:
@@ -269,7 +271,8 @@ def _load(base: DeepLab, state: StateDict, source: str) -> tuple[int, list[str]]
         Number of loaded tensors, and the names of those that `state` does not have.
 
     Raises:
-        UserError: the file has less than 90% of the backbone, or belongs to a larger network.
+        UserError: the file has less than 90% of the backbone, has some of it under other names, or
+            belongs to a larger network.
     """
     own = {key: value for key, value in base.state_dict().items() if not key.endswith(_COUNTER)}
     fitting = {k: state[k] for k, v in own.items() if k in state and state[k].shape == v.shape}
@@ -288,7 +291,10 @@ def _load(base: DeepLab, state: StateDict, source: str) -> tuple[int, list[str]]
 
 
 def _require_backbone(own: StateDict, fitting: StateDict, state: StateDict, source: str) -> None:
-    """Raise a UserError unless `fitting` are nearly all tensors of a backbone of this size."""
+    """Raise a UserError unless `fitting` are nearly all tensors of a backbone of this size.
+
+    What is missing must really be missing, not there under another name.
+    """
     body = [key for key in own if not key.startswith(ASPP)]
     lacking = [key for key in body if key not in fitting]
     share = 1 - len(lacking) / len(body)
@@ -299,6 +305,7 @@ def _require_backbone(own: StateDict, fitting: StateDict, state: StateDict, sour
             f"({share:.0%}, at least {MIN_SHARE:.0%} are needed), {lacking[0]} is the first that "
             f"is missing or of another shape: {remedy}."
         )
+    _require_no_renamed(own, lacking, state, source)
     rest = {key: value for key, value in state.items() if not key.startswith(ASPP)}
     if more := of_larger_network(dict.fromkeys(body), rest):
         raise UserError(
@@ -307,10 +314,24 @@ def _require_backbone(own: StateDict, fitting: StateDict, state: StateDict, sour
         )
 
 
+def _require_no_renamed(
+    own: StateDict, missing: Sequence[str], state: StateDict, source: str
+) -> None:
+    """Refuse a backbone that is partly there under other names, and would start partly random."""
+    strange = [key for key in state if key not in own and not key.startswith(_LEFT_OUT)]
+    strange = [key for key in strange if not key.endswith(_COUNTER)]
+    if missing and strange:
+        raise UserError(
+            f"{source} has no {missing[0]} but {strange[0]}, {len(missing)} of this network's "
+            f"tensors and {len(strange)} of its own have no counterpart: rename them, or give "
+            f"another {_INIT_KEY}."
+        )
+
+
 def _log_other_aspp(own: StateDict, state: StateDict, source: str) -> None:
     """Say that a file's classifier is not used; silent about files without one."""
     first = f"{ASPP}c0.weight"
-    if first in state:
+    if first in state and state[first].ndim == _CONVOLUTION_DIMENSIONS:
         log(
             f"{source}: its classifier (ASPP, {len(state[first])} classes) is left out, this "
             f"network's has {len(own[first])} classes"

@@ -29,7 +29,7 @@ from misc.provenance import Record, check_record, read_record, record_path, writ
 from voc12.devkit import Devkit
 from voc12.lists import IdList, some_of
 
-TRAIN, TEST, CRF = "train", "test", "crf"
+TRAIN, TEST, CRF, PREDICT = "train", "test", "crf", "predict"
 REDO = "--overwrite"
 
 _NETWORK = ("MODEL.NAME", "MODEL.BACKBONE", "MODEL.N_BLOCKS", "MODEL.ATROUS_RATES")
@@ -107,10 +107,11 @@ def require_same_network(config: Config, model_path: Path) -> None:
         for key in (*_NETWORK, *_INPUT)
         if key in then and then[key] != now[key]
     ]
+    names = then.get("classes", now["classes"])
     differences += [
         f"class {index} is {name or 'absent'} now and was {before or 'absent'}"
         for index, (name, before) in enumerate(
-            zip_longest(now["classes"], then.get("classes", now["classes"]))
+            zip_longest(now["classes"], names if isinstance(names, list) else [names])
         )
         if name != before
     ]
@@ -145,8 +146,8 @@ def recorded_logits(
     redo = f"`test --split {split} --overwrite`"
     if recorded is None:
         raise UserError(f"there are no logits of test in {folder}; run `test --split {split}`.")
-    model = read_json(record_path(folder)).get("facts", {}).get("model", {})
-    named = Path(model.get("path", ""))
+    model = _facts(folder).get("model")
+    named = Path(str(model.get("path", ""))) if isinstance(model, Mapping) else Path()
     path = model_path or next((p for p in (named, final) if p.is_file()), named)
     model_hash = sha256_file(path) if path.is_file() else recorded.inputs.get("model", "")
     check_record(folder, logits(config, model_hash), redo=redo)
@@ -155,6 +156,10 @@ def recorded_logits(
 
 def refinement(config: Config, logits_record: Record) -> Record:
     """Predictions after the CRF."""
+    return Record(CRF, _crf_arguments(config), {"logits": logits_record.fingerprint})
+
+
+def _crf_arguments(config: Config) -> dict[str, Any]:
     values = flatten(config)
     arguments = {
         key: value
@@ -163,7 +168,14 @@ def refinement(config: Config, logits_record: Record) -> Record:
     }
     if config.CRF.IMAGE == "official":
         arguments |= {key: values[key] for key in _INPUT}
-    return Record(CRF, arguments, {"logits": logits_record.fingerprint})
+    return arguments
+
+
+def prediction(config: Config, model_hash: str, crf: bool) -> Record:
+    """Label maps that `predict` makes of any pictures."""
+    made = logits(config, model_hash)
+    arguments = {**made.arguments, "IMAGE.SIZE.TEST": config.IMAGE.SIZE.TEST, "crf": crf}
+    return Record(PREDICT, arguments | (_crf_arguments(config) if crf else {}), made.inputs)
 
 
 def update_record(
@@ -173,10 +185,10 @@ def update_record(
 
     A record that has its facts stays as it is unless outputs are about to be made.
     """
-    content = read_json(record_path(folder))
-    if making or not facts.keys() <= content.get("facts", {}).keys():
-        lists = {**content.get("lists", {}), **list_facts(pictures)}
-        write_record(folder, record, lists, facts)
+    if making or not facts.keys() <= _facts(folder).keys():
+        lists = read_json(record_path(folder)).get("lists")
+        lists = lists if isinstance(lists, Mapping) else {}
+        write_record(folder, record, {**lists, **list_facts(pictures)}, facts)
 
 
 def picture_hash(path: Path) -> str:
@@ -232,10 +244,17 @@ def training_facts(model_path: Path) -> dict[str, Any]:
     Returns:
         `initialisation` and `training_labels`; texts that say so where nothing is known.
     """
-    path = record_path(model_path)
-    facts = read_json(path).get("facts", {}) if path.is_file() else {}
+    facts = _facts(model_path)
     names = ("initialisation", "training_labels")
     return {name: facts.get(name, _UNKNOWN) for name in names}
+
+
+def _facts(target: Path) -> Mapping[str, Any]:
+    """The facts in the record of a folder or file; empty where there are none."""
+    path = record_path(target)
+    content = read_json(path) if path.is_file() else {}
+    facts = content.get("facts") if isinstance(content, Mapping) else None
+    return facts if isinstance(facts, Mapping) else {}
 
 
 def image_paths(config: Config, ids: Sequence[str]) -> dict[str, Path]:

@@ -4,6 +4,7 @@ Nothing here imports torch: the processes of the CRF start in a moment.
 """
 
 import shutil
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -39,22 +40,35 @@ def load_logits(path: Path, num_classes: int) -> np.ndarray:
     """Read what `save_logits` wrote: (C, h', w') float32.
 
     Raises:
-        UserError: the file is missing, damaged or has another number of classes.
+        UserError: the file is missing, damaged, has another number of classes or holds a score that
+            is not finite.
     """
     remedy = "run test for this split"
     try:
         logits = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; {remedy}.") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} cannot be read as logits ({error}); remove it and {remedy} again."
         ) from None
-    if logits.ndim != 3 or len(logits) != num_classes:
+    kind = f"{logits.shape} {logits.dtype}" if isinstance(logits, np.ndarray) else "an archive"
+    if not _is_map_per_class(logits, num_classes):
         raise UserError(
-            f"{path} holds {logits.shape}, not ({num_classes}, h, w); remove it and {remedy} again."
+            f"{path} holds {kind}, not ({num_classes}, h, w) floats; remove it and {remedy} again."
+        )
+    if not np.isfinite(logits).all():
+        raise UserError(
+            f"{path} holds scores that are NaN or infinite; remove it and {remedy} again with "
+            "other weights."
         )
     return logits.astype(np.float32)
+
+
+def _is_map_per_class(logits: object, num_classes: int) -> bool:
+    if not isinstance(logits, np.ndarray) or logits.dtype.kind != "f" or logits.ndim != 3:
+        return False
+    return len(logits) == num_classes and logits.size > 0
 
 
 def expected_bytes(sizes: Iterable[tuple[int, int]], num_classes: int, stride: int) -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from deeplab.config import FINAL, Config, Paths, load
+from misc.config_types import absolute_path
 from misc.entry import run_entry
 from misc.errors import UserError, translated_options
 
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     import torch
 
 PROGRAM = "deeplab/main.py"
-MAX_SIDE = 1024
+
+_MAX_SIDE = "--max-side"
+_INSTEAD_OF_MAX_SIDE = (
+    "is now IMAGE.SIZE.TEST=PIXELS, the long side that pictures get for the network; "
+    "IMAGE.SIZE.TEST=none keeps their own size"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +47,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = build_parser()
     args, overrides = parser.parse_known_args(argv)
     unknown = [text for text in overrides if text.startswith("-")]
+    if unknown and unknown[0].partition("=")[0] == _MAX_SIDE:
+        parser.error(f"{_MAX_SIDE} {_INSTEAD_OF_MAX_SIDE}")
     if unknown:
         parser.error(f"unknown option {unknown[0]}; see {args.command} --help")
     args.overrides = overrides
@@ -80,11 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "--cuda", dest="device", action="store_const", const="cuda", help="use a GPU"
-    )
-    group.add_argument("--cpu", dest="device", action="store_const", const="cpu", help="use no GPU")
+    cuda, cpu = "use a GPU when there is one (default: --cuda)", "use no GPU; the last one counts"
+    parser.add_argument("--cuda", dest="device", action="store_const", const="cuda", help=cuda)
+    parser.add_argument("--cpu", dest="device", action="store_const", const="cpu", help=cpu)
     parser.set_defaults(device="auto")
 
 
@@ -122,18 +128,19 @@ def _add_jobs(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--input", type=Path, required=True, help="a picture, or a folder of them")
+    parser.add_argument(
+        "-i",
+        "--input",
+        "--image-path",
+        dest="input",
+        type=Path,
+        required=True,
+        help="a picture, or a folder of them",
+    )
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for ID.png and ID_overlay.jpg"
     )
     parser.add_argument("--crf", action="store_true", help="refine with the dense CRF")
-    parser.add_argument(
-        "--max-side",
-        type=int,
-        default=MAX_SIDE,
-        metavar="PIXELS",
-        help="larger pictures are reduced to this for the network (default: %(default)s)",
-    )
 
 
 def _add_figure_num(parser: argparse.ArgumentParser) -> None:
@@ -144,8 +151,10 @@ def _add_figure_num(parser: argparse.ArgumentParser) -> None:
 
 def run_command(args: argparse.Namespace) -> None:
     """Read the configuration and run the command."""
-    config = load(args.config_path, args.overrides)
+    unused: list[str] = []
+    config = load(args.config_path, args.overrides, unused)
     _open_log(Paths(config).logs_dir / f"{args.command}.log", args)
+    _say_unused(unused)
     _COMMANDS[args.command](args, config)
 
 
@@ -159,6 +168,16 @@ def _open_log(path: Path, args: argparse.Namespace) -> None:
     warnings.showwarning = lambda message, *_: log(f"warning: {message}")
     options = {name: str(value) for name, value in vars(args).items() if value is not None}
     log_to_file(f"options: {options}")
+
+
+def _say_unused(keys: Sequence[str]) -> None:
+    from misc.progress import log
+
+    if keys:
+        log(
+            f"not used: {', '.join(keys)}; what is written goes to "
+            "EXP.OUTPUT_DIR/KIND/voc12/EXP.ID/LIST."
+        )
 
 
 def _train(args: argparse.Namespace, config: Config) -> None:
@@ -179,7 +198,10 @@ def _crf(args: argparse.Namespace, config: Config) -> None:
 
     _require_one_process("crf", "its own processes are counted by -j")
     if args.n_jobs is not None and args.n_jobs < 0:  # said before anything is removed
-        raise UserError(f"-j {args.n_jobs} is no number of processes; use 0 or more.")
+        raise UserError(
+            f"-j {args.n_jobs} is no number of processes; use 0 or more, or leave it out for one "
+            "per CPU core."
+        )
     model_path = require_model(args.model_path, config) if args.model_path else None
     refinement.run(config, args.split, model_path, args.n_jobs, args.overwrite)
 
@@ -189,15 +211,15 @@ def _predict(args: argparse.Namespace, config: Config) -> None:
 
     _require_one_process("predict", "start it with python")
     model_path = require_model(args.model_path, config)
-    prediction.run(
-        config, model_path, args.input, args.output, _device(args), args.crf, args.max_side
-    )
+    prediction.run(config, model_path, args.input, args.output, _device(args), args.crf)
 
 
 def _report(args: argparse.Namespace, config: Config) -> None:
     from deeplab import report
 
     _require_one_process("report", "start it with python")
+    if args.figure_num < 0:
+        raise UserError(f"--figure-num {args.figure_num} is no number of pictures; use 0 or more.")
     report.run(config, args.split, args.figure_num)
 
 
@@ -211,8 +233,15 @@ _COMMANDS = {
 
 
 def _device(args: argparse.Namespace) -> "torch.device":
-    from misc.distributed import select_device
+    """The device; `--cuda` without a GPU means the CPU, as in the published code."""
+    import torch
 
+    from misc.distributed import select_device
+    from misc.progress import log
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        log(f"--cuda: PyTorch {torch.__version__} sees no CUDA GPU, so the CPU is used.")
+        return torch.device("cpu")
     with translated_options({"--device cuda": "--cuda", "--device cpu": "--cpu"}):
         return select_device(args.device)
 
@@ -232,7 +261,7 @@ def require_model(path: Path | None, config: Config) -> Path:
         UserError: there is no such file; the message names those that there are.
     """
     folder = Paths(config).models_dir
-    chosen = Paths(config).checkpoint(FINAL) if path is None else path.expanduser().absolute()
+    chosen = absolute_path(path, Path.cwd()) if path else Paths(config).checkpoint(FINAL)
     if chosen.is_file():
         return chosen
     there = sorted(found.name for found in folder.glob("*.pth") if ".state." not in found.name)

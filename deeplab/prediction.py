@@ -1,17 +1,21 @@
 """Segment any pictures with a trained network.
 
 Reads a picture or a folder of them; writes the label map `NAME.png` with the VOC palette and
-`NAME_overlay.jpg`, the label map over the photo.
+`NAME_overlay.jpg`, the label map over the photo. Beside them `NAME.crc` tells which picture they
+are of and what made them: the same command goes on where it was stopped, and makes again what other
+weights or settings made. Files without that are not ours and are never replaced.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 
+from deeplab import lineage
 from deeplab.config import Config, class_names
 from deeplab.data import to_input
 from deeplab.inference import load_network, segment
@@ -20,24 +24,28 @@ from deeplab.refinement import refine_logits
 from misc.crf import require_densecrf
 from misc.errors import UserError
 from misc.evaluation import percent, show
-from misc.files import atomic_path
+from misc.files import atomic_path, sha256_file
 from misc.maps_io import read_image, write_label
 from misc.progress import log, progress
-from misc.transforms import NEAREST, resize, resize_long_side
+from misc.provenance import Record, read_record, record_path, write_record
+from misc.transforms import NEAREST, resize
 from misc.visualize import overlay_label
 from voc12.lists import some_of
 
 OVERLAY_ENDING = "_overlay.jpg"
 _OVERLAY_QUALITY = 92
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
+_UNFINISHED = "unfinished"
 
 
-class Options(NamedTuple):
-    """How pictures are segmented."""
+class Segmenter(NamedTuple):
+    """A network and how it segments pictures."""
 
+    network: MultiScale
+    weights: Path
+    config: Config
     device: torch.device
     crf: bool
-    max_side: int
 
 
 def run(
@@ -47,56 +55,47 @@ def run(
     output: Path,
     device: torch.device,
     crf: bool = False,
-    max_side: int = 1024,
 ) -> int:
-    """Segment a picture or the pictures of a folder.
+    """Segment a picture or the pictures of a folder; those that are done are kept.
 
     Args:
-        config: configuration.
+        config: configuration; pictures get the long side IMAGE.SIZE.TEST for the network, and their
+            label maps the pictures' own size.
         model_path: trained weights.
         source: a picture, or a folder whose pictures are taken (not those of its subfolders).
         output: folder for the results; created when needed.
         device: of the network.
         crf: refine with the dense CRF.
-        max_side: larger pictures are reduced to this long side for the network, and their label
-            maps enlarged again.
 
     Returns:
-        Number of segmented pictures.
+        Number of pictures that were segmented now.
 
     Raises:
-        UserError: there is no picture, weights do not fit the configuration, or some pictures could
-            not be read; the others are done then.
+        UserError: there is no picture, weights do not fit the configuration, the folder has files
+            that are not ours in the way, or some pictures could not be read; the others are done
+            then.
     """
-    _require_usable(max_side, crf)
+    if crf:
+        require_densecrf()
     paths = find_pictures(source, output)
-    network, options = load_network(config, model_path, device), Options(device, crf, max_side)
-    log(f"predict: {len(paths)} pictures of {source} with {model_path} on {device}")
-    unreadable = []
-    for path in progress(paths, "predict"):
-        try:
-            image = read_image(path)
-        except UserError as error:
-            log(f"left out: {error}")
-            unreadable.append(path.name)
-        else:
-            label = label_picture(network, image, config, options)
-            _write(output, path.stem, image, label)
-            log(f"{path.name}: {contents(label, class_names(config))}")
+    network = load_network(config, model_path, device)
+    record = lineage.prediction(config, sha256_file(model_path), crf)
+    left = _pictures_left(paths, output, record, model_path)
+    log(
+        f"predict: {len(left)} of {len(paths)} pictures of {source} to do with {model_path} on "
+        f"{device}"
+    )
+    segmenter = Segmenter(network, model_path, config, device, crf)
+    unreadable = [
+        path.name for path in progress(left, "predict") if not _do(path, output, record, segmenter)
+    ]
     if unreadable:
         raise UserError(
             f"{len(unreadable)} of {len(paths)} files of {source} cannot be read as pictures: "
             f"{some_of(unreadable)}; the others are done, replace or remove these."
         )
-    log(f"predict: wrote {output}")
-    return len(paths)
-
-
-def _require_usable(max_side: int, crf: bool) -> None:
-    if max_side < 1:
-        raise UserError(f"--max-side is {max_side}; give a number of pixels, at least 1.")
-    if crf:
-        require_densecrf()
+    log(f"predict: all {len(paths)} pictures are done in {output}")
+    return len(left)
 
 
 def find_pictures(source: Path, output: Path) -> list[Path]:
@@ -133,16 +132,103 @@ def _is_picture(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in _PICTURE_SUFFIXES and not hidden
 
 
-def label_picture(
-    network: MultiScale, image: np.ndarray, config: Config, options: Options
-) -> np.ndarray:
+# ------------------------------------------------------------------------------ going on, redoing
+
+
+def _pictures_left(
+    paths: Sequence[Path], output: Path, record: Record, model_path: Path
+) -> list[Path]:
+    """The pictures to do; says what differs where others made what is there.
+
+    Raises:
+        UserError: files that are not ours are in the way.
+    """
+    recorded = read_record(output)
+    _require_own_files(paths, output, recorded)
+    left = [path for path in paths if not _is_done(path, output, record)]
+    differences = record.differences(recorded) if recorded else []
+    if differences:
+        log(f"{output}: what is there is made again, as {'; '.join(differences)}.")
+    if left:
+        output.mkdir(parents=True, exist_ok=True)
+        write_record(output, record, facts={"model": str(model_path)})
+    return left
+
+
+def _require_own_files(paths: Sequence[Path], output: Path, recorded: Record | None) -> None:
+    if recorded is not None and recorded.step != lineage.PREDICT:
+        raise UserError(
+            f"--output {output} belongs to the step {recorded.step}, see {record_path(output)}; "
+            "choose another folder."
+        )
+    foreign = [
+        target.name
+        for path in paths
+        for target in _targets(path, output)
+        if target.exists()
+        and (recorded is None or lineage.recorded_picture(output, path.stem) is None)
+    ]
+    if foreign:
+        raise UserError(
+            f"--output {output} has {len(foreign)} files that predict has not made and would "
+            f"replace: {some_of(foreign)}; choose another folder or move them away."
+        )
+
+
+def _targets(path: Path, output: Path) -> tuple[Path, Path]:
+    """Label map and overlay of a picture."""
+    return output / f"{path.stem}.png", output / f"{path.stem}{OVERLAY_ENDING}"
+
+
+def _is_done(path: Path, output: Path, record: Record) -> bool:
+    there = all(target.is_file() for target in _targets(path, output))
+    return there and lineage.recorded_picture(output, path.stem) == _origin(path, record)
+
+
+def _origin(path: Path, record: Record) -> str:
+    """What the outputs of a picture depend on."""
+    return f"{lineage.picture_hash(path)} {record.fingerprint}"
+
+
+# ------------------------------------------------------------------------------------ one picture
+
+
+def _do(path: Path, output: Path, record: Record, segmenter: Segmenter) -> bool:
+    """Segment a picture and write its files; False when it is none."""
+    origin = _origin(path, record)  # before it is read: replaced meanwhile, it is done again
+    try:
+        image = read_image(path)
+    except UserError as error:
+        log(f"left out: {error}")
+        return False
+    label = label_picture(image, segmenter)
+    label_map, overlay = _targets(path, output)
+    lineage.record_picture(output, path.stem, _UNFINISHED)  # ours from here on
+    write_label(label_map, label)
+    with atomic_path(overlay) as temporary:
+        Image.fromarray(overlay_label(image, label)).save(temporary, quality=_OVERLAY_QUALITY)
+    lineage.record_picture(output, path.stem, origin)
+    log(f"{path.name}: {contents(label, class_names(segmenter.config))}")
+    return True
+
+
+def label_picture(image: np.ndarray, segmenter: Segmenter) -> np.ndarray:
     """Segment an (h, w, 3) uint8 RGB picture of any size; returns (h, w) uint8 labels."""
-    size = image.shape[:2]
-    small = resize_long_side(image, options.max_side) if max(size) > options.max_side else image
-    logits, label = segment(network, to_input(small, config.IMAGE.MEAN).to(options.device))
-    if options.crf:
-        label = refine_logits(logits, small, config)
-    return resize(label, size, NEAREST)
+    config, long_side = segmenter.config, segmenter.config.IMAGE.SIZE.TEST
+    scaled = image if long_side is None else scale_long_side(image, long_side)
+    images = to_input(scaled, config.IMAGE.MEAN).to(segmenter.device)
+    logits, label = segment(segmenter.network, images, segmenter.weights)
+    if segmenter.crf:
+        label = refine_logits(logits, scaled, config)
+    return resize(label, image.shape[:2], NEAREST)
+
+
+def scale_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
+    """Scale an (h, w, 3) uint8 picture up or down, bilinearly as OpenCV does."""
+    height, width = image.shape[:2]
+    factor = long_side / max(height, width)
+    # a side that would vanish keeps one pixel
+    return cv2.resize(image, None, fx=max(factor, 1 / width), fy=max(factor, 1 / height))
 
 
 def contents(label: np.ndarray, names: Sequence[str]) -> str:
@@ -151,9 +237,3 @@ def contents(label: np.ndarray, names: Sequence[str]) -> str:
     found = [index for index in np.argsort(-counts, kind="stable") if index and counts[index]]
     shares = [f"{names[index]} {show(percent(counts[index] / label.size))} %" for index in found]
     return ", ".join(shares) or f"{names[0]} only"
-
-
-def _write(output: Path, name: str, image: np.ndarray, label: np.ndarray) -> None:
-    write_label(output / f"{name}.png", label)
-    with atomic_path(output / f"{name}{OVERLAY_ENDING}") as temporary:
-        Image.fromarray(overlay_label(image, label)).save(temporary, quality=_OVERLAY_QUALITY)

@@ -131,7 +131,6 @@ def run(
     from deeplab import inference, lineage
     from deeplab.preflight import check_evaluation
     from misc.evaluation import describe
-    from misc.lineage import require_ids
     from misc.progress import log
 
     require_densecrf()
@@ -139,26 +138,45 @@ def run(
     logits_dir, output_dir = paths.logits_dir(split), paths.prediction_dir(split, crf=True)
     logits_record, model = lineage.recorded_logits(config, split, model_path)
     pictures, ground_truth = check_evaluation(config, split)
-    images, redo = lineage.image_paths(config, pictures.ids), f"`test --split {split}`"
-    require_ids(logits_dir, logits_files.SUFFIX, pictures.ids, redo)
-    lineage.require_same_pictures(logits_dir, images, redo)
+    images = lineage.image_paths(config, pictures.ids)
+    _require_logits(config, split, images, readable=overwrite)
     record = lineage.refinement(config, logits_record)
+    if overwrite:
+        inference.require_own_outputs(output_dir, record, PREDICTION_SUFFIX, pictures)
     inference.prepare_folder(output_dir, record, PREDICTION_SUFFIX, pictures, overwrite)
     tasks = _tasks_left(images, logits_dir, output_dir)
     lineage.update_record(output_dir, record, pictures, {"model": model}, making=bool(tasks))
-    if tasks:
+    if tasks:  # scores of what is about to change
         paths.scores_path(split, crf=True).unlink(missing_ok=True)
     workers = next(n for n in (n_jobs, config.CRF.N_JOBS, os.cpu_count(), 1) if n is not None)
-    where = f"{workers} processes" if workers else "this process"
-    log(f"crf: {len(tasks)} pictures of {describe(pictures)} to do in {where}")
+    where = f"in {workers} processes" if workers else "in this process"
+    log(f"crf: {len(tasks)} pictures of {describe(pictures)} to do {where}")
     seconds = _refine_all(config, tasks, workers)
-    facts = {
-        "model": model,
-        **lineage.training_facts(Path(model["path"])),
-        "seconds_per_picture": seconds,
-        "processes": workers,
-    }
+    timing = {"seconds_per_picture": seconds, "processes": workers}
+    facts = {"model": model, **lineage.training_facts(Path(model["path"])), **timing}
     return inference.publish(config, split, pictures, ground_truth, facts, crf=True)
+
+
+def _require_logits(
+    config: Config, split: Split, images: Mapping[str, Path], readable: bool
+) -> None:
+    """Make sure that the logits of pictures are there and their own.
+
+    Args:
+        config: configuration.
+        split: whose logits.
+        images: the picture of every id.
+        readable: read them all, so that nothing is removed for some that cannot be refined.
+    """
+    from deeplab import lineage
+    from misc.lineage import require_ids
+
+    folder, redo = Paths(config).logits_dir(split), f"`test --split {split}`"
+    require_ids(folder, logits_files.SUFFIX, tuple(images), redo)
+    lineage.require_same_pictures(folder, images, redo)
+    for name in images if readable else ():
+        path = folder / f"{name}{logits_files.SUFFIX}"
+        logits_files.load_logits(path, config.DATASET.N_CLASSES)
 
 
 def _tasks_left(images: Mapping[str, Path], logits_dir: Path, output_dir: Path) -> list[Task]:

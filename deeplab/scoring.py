@@ -8,17 +8,17 @@ import numpy as np
 
 from misc.config import flatten
 from misc.distributed import is_main_process, shard
+from misc.errors import UserError
 from misc.evaluation import add_picture, percent, require_files, show
 from misc.files import read_json, write_json
 from misc.maps_io import BACKGROUND_LABEL, read_label
 from misc.metrics import ConfusionMatrix, SegmentationScores
 from misc.progress import log, progress
 from misc.seed import run_facts
+from misc.tables import Column, iou_table
 
 MEAN_IOU, CLASS_IOU = "Mean IoU", "Class IoU"
 CONSTANT_BACKGROUND = "Constant Background"
-
-_COLUMN_GAP = "  "
 
 
 def compare(
@@ -98,8 +98,39 @@ def write_scores(path: Path, scores: Mapping[str, Any], config: Any, **facts: An
 
 
 def read_scores(path: Path) -> dict[str, Any] | None:
-    """What `write_scores` wrote; None when there is no such file."""
-    return read_json(path) if path.is_file() else None
+    """What `write_scores` wrote; None when there is no such file.
+
+    Raises:
+        UserError: the file is something else.
+    """
+    if not path.is_file():
+        return None
+    scores = read_json(path)
+    if not _are_scores(scores):
+        raise UserError(
+            f"{path} does not hold the scores of `test` or `crf`; remove it and run the command "
+            "again."
+        )
+    return scores
+
+
+def _are_scores(content: Any) -> bool:
+    """Whether a file has everything that is read of scores."""
+    if not (_are_ious(content) and _are_ious(content.get(CONSTANT_BACKGROUND))):
+        return False
+    model, start = content.get("model"), content.get("initialisation")
+    return (
+        isinstance(model, Mapping)
+        and all(isinstance(model.get(key), str) for key in ("path", "sha256"))
+        and (isinstance(start, str) or (isinstance(start, Mapping) and "what" in start))
+    )
+
+
+def _are_ious(content: Any) -> bool:
+    if not isinstance(content, Mapping) or not isinstance(content.get(CLASS_IOU), Mapping):
+        return False
+    values = [content.get(MEAN_IOU, ""), *content[CLASS_IOU].values()]
+    return all(value is None or isinstance(value, int | float) for value in values)
 
 
 def log_table(title: str, names: Sequence[str], columns: Mapping[str, Mapping[str, Any]]) -> None:
@@ -110,20 +141,20 @@ def log_table(title: str, names: Sequence[str], columns: Mapping[str, Mapping[st
         names: of the classes, background first.
         columns: scores by heading, each as `scores_of` returns them.
     """
-    rows = {name: [scores[CLASS_IOU].get(name) for scores in columns.values()] for name in names}
-    rows = {name: row for name, row in rows.items() if any(value is not None for value in row)}
-    rows["mean"] = [scores[MEAN_IOU] for scores in columns.values()]
-    width = max(map(len, [*rows, "class"]))
-    widths = [max(len(heading), len("100.00")) for heading in columns]
-
-    def line(first: str, cells: Sequence[str]) -> str:
-        padded = (f"{cell:>{size}}" for cell, size in zip(cells, widths, strict=True))
-        return _COLUMN_GAP.join([f"{first:<{width}}", *padded])
-
-    body = [line(name, [in_percent(value) for value in row]) for name, row in rows.items()]
-    log("\n".join([title, line("class", list(columns)), *body]))
+    in_percents = {
+        heading: Column(
+            {name: _percent(value) for name, value in scores[CLASS_IOU].items()},
+            _percent(scores[MEAN_IOU]),
+        )
+        for heading, scores in columns.items()
+    }
+    log(f"{title}\n{iou_table(names, in_percents, decimals=2)}")
 
 
 def in_percent(fraction: float | None) -> str:
     """A fraction as percent with two decimals; a dash for None."""
-    return show(None if fraction is None else percent(fraction))
+    return show(_percent(fraction))
+
+
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else percent(fraction)

@@ -65,6 +65,6 @@ def percent(value: float) -> float | None:
     return None if math.isnan(value) else float(value) * _PERCENT
 
 
-def show(value: float | None) -> str:
-    """Two decimals, or a dash where nothing was counted."""
-    return "-" if value is None else f"{value:.2f}"
+def show(value: float | None, decimals: int = 2) -> str:
+    """A number with some decimals, or a dash where nothing was counted."""
+    return "-" if value is None else f"{value:.{decimals}f}"

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from misc.distributed import is_main_process
 from misc.errors import naming
 
+_ESCAPED = "backslashreplace"  # of characters that cannot be written, as in some file names
 _SECONDS_BETWEEN_LINES = 30.0  # a bar that goes to a file or a pipe
 
 
@@ -28,8 +29,7 @@ class RunLog:
         Names that are not UTF-8 are escaped.
         """
         stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-        options = {"encoding": "utf-8", "errors": "backslashreplace"}
-        with naming(self.path), self.path.open("a", **options) as stream:
+        with naming(self.path), self.path.open("a", encoding="utf-8", errors=_ESCAPED) as stream:
             stream.writelines(f"{stamp} {line}\n" for line in message.split("\n"))
 
 
@@ -46,7 +46,8 @@ def log(message: str) -> None:
     """Say something: to the console, past any bar, and to the log file. Main process only."""
     if not is_main_process():
         return
-    tqdm.write(message, file=sys.stdout)
+    encoding = sys.stdout.encoding or "utf-8"
+    tqdm.write(message.encode(encoding, _ESCAPED).decode(encoding), file=sys.stdout)
     sys.stdout.flush()
     if _run_log is not None:
         _run_log.write(message)

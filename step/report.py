@@ -8,11 +8,13 @@ from typing import Any
 
 from misc.distributed import is_main_process, select_device
 from misc.errors import UserError
+from misc.evaluation import show
 from misc.files import read_json_object, write_json
 from misc.options import STEP_NAMES
 from misc.progress import log
 from misc.provenance import read_record
 from misc.seed import run_facts
+from misc.tables import Column, iou_table
 from step.plan import outputs_of
 from step.scoring import SCORING_STEPS, find_scored
 from voc12.source import open_source
@@ -145,21 +147,14 @@ class Report:
             self._log_table(same)
         instances = self._scores("eval_ins_seg")
         if instances:
-            log(f"instance AP at IoU 0.5: {_cell(instances['ap50']).strip()} %")
+            log(f"instance AP at IoU 0.5: {show(instances['ap50'], decimals=1)} %")
 
     def _log_table(self, columns: dict[str, dict[str, Any]]) -> None:
-        names = ["background", *self.args.class_names]
-        width = max(map(len, [*names, "class"]))
         first = next(iter(columns.values()))
-        of = f"{first['pictures']} of {first['list_pictures']} pictures"
-        log(f"IoU in % on list {first['list']} ({of})")
-        log("  ".join([f"{'class':<{width}}", *(f"{name:>6}" for name in columns)]))
-        for name in names:
-            values = [scores["iou"].get(name) for scores in columns.values()]
-            if any(value is not None for value in values):
-                log("  ".join([f"{name:<{width}}", *map(_cell, values)]))
-        means = [scores["miou"] for scores in columns.values()]
-        log("  ".join([f"{'mean':<{width}}", *map(_cell, means)]))
+        of = f"list {first['list']} ({first['pictures']} of {first['list_pictures']} pictures)"
+        cells = {name: Column(scores["iou"], scores["miou"]) for name, scores in columns.items()}
+        names = ["background", *self.args.class_names]
+        log(f"IoU in % on {of}\n{iou_table(names, cells, decimals=1)}")
 
 
 def _pictures_of(scores: dict[str, Any]) -> tuple[Any, ...]:
@@ -170,10 +165,6 @@ def _pictures_of(scores: dict[str, Any]) -> tuple[Any, ...]:
 def _fingerprint(target: Path) -> str | None:
     record = read_record(target)
     return None if record is None else record.fingerprint
-
-
-def _cell(value: float | None) -> str:
-    return f"{'-':>6}" if value is None else f"{value:6.1f}"
 
 
 def _plain(value: Any) -> Any:

@@ -163,6 +163,9 @@ def test_missing_class_names(tree: Path) -> None:
         (["SOLVER.OPTIMIZER=adam"], "SOLVER.OPTIMIZER is 'adam'"),
         (["SOLVER.ITER_SIZE=0"], "SOLVER.ITER_SIZE is 0"),
         (["SOLVER.LR=-1"], "SOLVER.LR is -1"),
+        (["CRF.POS_XY_STD=1e-6"], "CRF.POS_XY_STD is 1e-06; it must be at least 0.01"),
+        (["CRF.BI_XY_STD=1e-6"], "CRF.BI_XY_STD is 1e-06; it must be at least 0.01"),
+        (["CRF.BI_RGB_STD=1e-6"], "CRF.BI_RGB_STD is 1e-06; it must be at least 0.01"),
         (["SOLVER.ITER_MX=1"], "did you mean SOLVER.ITER_MAX?"),
     ],
 )

@@ -207,3 +207,21 @@ def test_missing_logits_are_named(
     assert "1 of 2 files are missing" in error and f"{VAL_IDS[1]}.npy" in error
     assert run("crf", sample, refined, "--split", "train") == 2
     assert "run `test --split train`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spoiled", ["damaged", "not finite"])
+def test_nothing_is_removed_for_logits_that_cannot_be_refined(
+    sample: Path, refined: Path, spoiled: str, capsys: pytest.CaptureFixture
+) -> None:
+    paths = paths_of(sample, refined)
+    path = paths.logits_dir("val") / f"{VAL_IDS[1]}.npy"
+    if spoiled == "damaged":
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        np.save(path, np.load(path) * np.float16(np.nan))
+    predictions = paths.prediction_dir("val", crf=True)
+    before = sorted(predictions.iterdir())
+    assert run("crf", sample, refined, "--overwrite") == 2
+    error = capsys.readouterr().err
+    assert str(path) in error and "run test for this split again" in error
+    assert sorted(predictions.iterdir()) == before and len(before) == 3

@@ -4,7 +4,6 @@ import tarfile
 import warnings
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -62,36 +61,117 @@ def label_map(size: tuple[int, int]) -> np.ndarray:
     return label
 
 
-def published_augmentation(
-    image: np.ndarray, label: np.ndarray, config: Config, rng: np.random.Generator
+# ---------------------------------------------------------------------------------- augmentation
+# No golden file holds a random crop. What is expected here comes from PIL, from closed forms, and
+# from pictures whose pixels say where they are from.
+
+
+def scaled_pair(
+    folder: Path, image: np.ndarray, label: np.ndarray, *overrides: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The published code, step by step, on random numbers drawn in the same order."""
-    crop, mean = config.IMAGE.SIZE.TRAIN, config.IMAGE.MEAN
-    bgr = image[:, :, ::-1].astype(np.float32)
-    factor = rng.choice(config.DATASET.SCALES)
-    height, width = (int(side * factor) for side in label.shape)
-    bgr = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_LINEAR)
-    label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
-    pad = (0, max(crop - height, 0), 0, max(crop - width, 0), cv2.BORDER_CONSTANT)
-    bgr = cv2.copyMakeBorder(bgr, *pad, value=(mean.B, mean.G, mean.R))
-    label = cv2.copyMakeBorder(label, *pad, value=255)
-    top = rng.integers(label.shape[0] - crop, endpoint=True)
-    left = rng.integers(label.shape[1] - crop, endpoint=True)
-    bgr, label = (array[top : top + crop, left : left + crop] for array in (bgr, label))
-    if rng.random() < 0.5:
-        bgr, label = np.fliplr(bgr), np.fliplr(label)
-    return bgr - np.array([mean.B, mean.G, mean.R], np.float32), label
+    """Picture and label after the random scale, with the crop's filling and flip taken away."""
+    config = configuration(folder, "IMAGE.SIZE.TRAIN=200", *overrides)
+    for seed in range(20):
+        crops = augment(subtract_mean(image, MEAN), label, config, np.random.default_rng(seed))
+        if crops[1][0, 0] != 255:  # not flipped: what was filled up lies at the right
+            inside = crops[1] != 255
+            height, width = inside[:, 0].sum(), inside[0].sum()
+            return tuple(crop[:height, :width] for crop in crops)
+    raise AssertionError("always flipped")
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_augmentation_is_the_published_one(config: Config, size: tuple[int, int]) -> None:
-    image, label = fill.image("x", *size), label_map(size)
-    for seed in range(12):
-        expected = published_augmentation(image, label, config, np.random.default_rng(seed))
+def without_ignored(size: tuple[int, int]) -> np.ndarray:
+    return (np.arange(size[0] * size[1]).reshape(size) % 251).astype(np.uint8)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.6, 0.75, 1.0, 1.25, 1.3, 1.5])
+@pytest.mark.parametrize("size", [*SIZES, (41, 67), (3, 101)])
+def test_labels_are_scaled_as_pil_does(
+    tmp_path: Path, size: tuple[int, int], factor: float
+) -> None:
+    """Training on labels whose edges lie a pixel beside those of the picture costs accuracy."""
+    label = without_ignored(size)
+    _, scaled = scaled_pair(tmp_path, fill.image("x", *size), label, f"DATASET.SCALES={factor}")
+    height, width = (int(side * factor) for side in size)
+    expected = Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(scaled, np.asarray(expected))
+
+
+def test_scaled_label_by_hand(tmp_path: Path) -> None:
+    """Pixel i of 3 is the one of 7 that holds its middle: floor((i + 0.5) * 7 / 3)."""
+    label = np.tile(np.arange(7, dtype=np.uint8), (4, 1))
+    _, scaled = scaled_pair(tmp_path, fill.image("x", 4, 7), label, "DATASET.SCALES=0.5")
+    assert scaled.tolist() == [[1, 3, 5]] * 2
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.6, 1.3, 1.5])
+def test_pictures_are_scaled_bilinearly(tmp_path: Path, factor: float) -> None:
+    """A ramp stays one: the middle of pixel i comes from (i + 0.5) * old / new - 0.5."""
+    height, width = 41, 67
+    rows, columns = np.mgrid[0:height, 0:width]
+    image = np.stack([2 * rows, 3 * columns, rows + columns], axis=-1).astype(np.uint8)
+    scaled, _ = scaled_pair(
+        tmp_path, image, without_ignored((height, width)), f"DATASET.SCALES={factor}"
+    )
+    sources = [
+        ((np.arange(int(side * factor)) + 0.5) * side / int(side * factor) - 0.5).clip(0, side - 1)
+        for side in (height, width)
+    ]
+    y, x = np.meshgrid(*sources, indexing="ij")
+    expected = np.stack([y + x, 3 * x, 2 * y], axis=-1) - np.array(MEAN.bgr)
+    np.testing.assert_allclose(scaled, expected, atol=0.02)
+
+
+def test_base_size_is_reached_before_the_random_scale(tmp_path: Path) -> None:
+    """With BASE 120 and scale 1.25 a long side of 67 becomes 150, whatever it was."""
+    overrides = ("IMAGE.SIZE.BASE=120", "DATASET.SCALES=1.25")
+    image, label = scaled_pair(
+        tmp_path, fill.image("x", 41, 67), without_ignored((41, 67)), *overrides
+    )
+    assert label.shape == image.shape[:2] == (int(1.25 * int(120 * 41 / 67)), 150)
+
+
+def test_every_scale_of_the_configuration_is_drawn(tmp_path: Path) -> None:
+    config = configuration(tmp_path, "IMAGE.SIZE.TRAIN=200", "DATASET.SCALES=0.4,2.0,3.0")
+    image, label = subtract_mean(fill.image("x", 50, 40), MEAN), without_ignored((50, 40))
+    crops = [augment(image, label, config, np.random.default_rng(seed))[1] for seed in range(40)]
+    assert {int((crop[:, [0, -1]] != 255).any(axis=1).sum()) for crop in crops} == {20, 100, 150}
+
+
+def test_crops_are_windows_of_picture_and_label_alike(tmp_path: Path) -> None:
+    """Every pixel of the picture holds its own row and column, and the label follows from them."""
+    height, width, crop = 60, 70, 48
+    rows, columns = np.mgrid[0:height, 0:width]
+    image = np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8)
+    label = ((3 * rows + 5 * columns) % 199).astype(np.uint8)
+    config = configuration(tmp_path, f"IMAGE.SIZE.TRAIN={crop}", "DATASET.SCALES=1.0")
+    tops, lefts, flips = set(), set(), 0
+    for seed in range(300):
         rng = np.random.default_rng(seed)
-        found = augment(subtract_mean(image, MEAN), label, config, rng)
-        assert np.array_equal(found[1], expected[1])
-        np.testing.assert_allclose(found[0], expected[0], atol=1e-3)
+        found, crop_label = augment(subtract_mean(image, MEAN), label, config, rng)
+        y = np.rint(found[..., 2] + MEAN.R).astype(int)
+        x = np.rint(found[..., 1] + MEAN.G).astype(int)
+        assert np.array_equal(crop_label, (3 * y + 5 * x) % 199)
+        flips += x[0, 0] > x[0, -1]
+        tops.add(int(y.min()))
+        lefts.add(int(x.min()))
+        assert np.array_equal(y[:, 0], np.arange(y.min(), y.min() + crop))
+        assert np.array_equal(np.sort(x[0]), np.arange(x.min(), x.min() + crop))
+    assert tops == set(range(height - crop + 1)) and lefts == set(range(width - crop + 1))
+    assert 120 < flips < 180
+
+
+@pytest.mark.parametrize("channel", ["R", "G", "B"])
+def test_mean_of_the_configuration_is_subtracted(config: Config, channel: str) -> None:
+    published = {"R": 122.675, "G": 116.669, "B": 104.008}
+    folder = config.DATASET.ROOT.parent
+    other = configuration(folder, "IMAGE.SIZE.TRAIN=30", f"IMAGE.MEAN.{channel}=20.5")
+    same = configuration(folder, "IMAGE.SIZE.TRAIN=30")
+    difference = TrainDataset(other, IDS)[3, 1]["image"] - TrainDataset(same, IDS)[3, 1]["image"]
+    expected = [published[name] - 20.5 if name == channel else 0 for name in "BGR"]
+    inside = difference.flatten(1)[:, difference.ne(0).any(dim=0).flatten()]
+    assert inside.shape[1] > 300
+    np.testing.assert_allclose(inside.mean(dim=1), expected, atol=1e-3)
 
 
 def test_training_item(config: Config) -> None:

@@ -9,6 +9,8 @@ import pytest
 import timm
 import torch
 import torchvision
+from published_weights import RESNET101 as WHOLE
+from published_weights import coco_state, final_state
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -178,6 +180,22 @@ def test_local_imagenet_weights(resnet50_file: Path, cached: None) -> None:
     assert start(IMAGENET, **keys)[1].pixel_labels is False
 
 
+@torch.no_grad()
+def test_mean_of_the_configuration_is_part_of_the_first_convolution(resnet50_file: Path) -> None:
+    """Whatever mean is subtracted from a picture, its features are the same inside."""
+    rgb = 255 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = []
+    for mean in (Mean(), Mean(R=10.0, G=200.0, B=60.0)):
+        config = config_of(IMAGENET, N_BLOCKS=RESNET50, INIT_WEIGHTS=resnet50_file)
+        config = replace(config, IMAGE=replace(config.IMAGE, MEAN=mean))
+        net = build_model(config)
+        initialise(net, config)
+        bgr = rgb.flip(1) - torch.tensor(mean.bgr).view(3, 1, 1)
+        features.append(net.base.layer1.conv1(bgr)[..., 3:-3, 3:-3])
+    assert features[0].std() > 0.1
+    torch.testing.assert_close(features[0], features[1], rtol=1e-3, atol=1e-3)
+
+
 def test_local_weights_of_unknown_origin(resnet50_file: Path) -> None:
     _, report = start(IMAGENET, N_BLOCKS=RESNET50, INIT_WEIGHTS=resnet50_file)
     assert report.pixel_labels is None
@@ -231,38 +249,72 @@ def strip_base(state: StateDict) -> StateDict:
     return {key.removeprefix("base."): value for key, value in state.items()}
 
 
-def coco(state: StateDict) -> StateDict:
-    """The published checkpoint: DeepLab v1 names without `base.`, counters and ASPP."""
-    kept = {k: v for k, v in without_counters(strip_base(state)).items() if ASPP not in k}
-    return {**kept, "fc.weight": torch.zeros(91, 2048, 1, 1), "fc.bias": torch.zeros(91)}
-
-
 @pytest.mark.parametrize(
-    ("layout", "aspp"),
+    "layout",
     [
-        (lambda state: state, True),
-        (lambda state: {f"module.{key}": value for key, value in state.items()}, True),
-        (lambda state: {"state_dict": strip_base(state)}, True),
-        (coco, False),
+        lambda state: state,
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {"state_dict": strip_base(state)},
     ],
-    ids=["ours", "data parallel", "base alone", "COCO"],
+    ids=["published", "data parallel", "base alone"],
 )
 def test_deeplab_files(
-    tmp_path: Path,
-    layout: Callable[[StateDict], dict],
-    aspp: bool,
-    capsys: pytest.CaptureFixture,
+    tmp_path: Path, layout: Callable[[StateDict], dict], capsys: pytest.CaptureFixture
 ) -> None:
-    save_checkpoint(tmp_path / "w.pth", layout(trained()))
+    state = final_state(ONE_BLOCK, N_CLASSES, len(RATES))
+    save_checkpoint(tmp_path / "w.pth", layout(state))
     net, report = start(tmp_path / "w.pth")
-    assert same(net, trained(), but="-" if aspp else ASPP)
+    assert same(net, state)
     assert report.pixel_labels is True
     assert report.sha256 == sha256_file(tmp_path / "w.pth")
-    assert len(report.missing) == (0 if aspp else ASPP_TENSORS)
-    assert report.loaded + len(report.missing) == len(without_counters(trained()))
+    assert report.missing == [] and report.loaded == len(without_counters(state))
+    printed = capsys.readouterr().out
+    assert "was trained on masks" in printed and "tensors not used" not in printed
+
+
+def test_published_coco_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A DeepLab v1 without `base.`, whose classifier of 91 classes is left out."""
+    state = coco_state(ONE_BLOCK)
+    save_checkpoint(tmp_path / "w.pth", state)
+    net, report = start(tmp_path / "w.pth")
+    body = {f"base.{key}": value for key, value in state.items() if not key.startswith("fc.")}
+    assert same(net, body)
+    assert report.pixel_labels is True
+    assert report.missing == [key for key in net.base.state_dict() if key.startswith(ASPP)]
+    assert report.loaded == len(without_counters(body))
     printed = capsys.readouterr().out
     assert "was trained on masks" in printed
-    assert ("2 (fc.weight, fc.bias) of the file's tensors not used" in printed) == (not aspp)
+    assert "2 (fc.weight, fc.bias) of the file's tensors not used" in printed
+
+
+def test_classifier_that_is_none_is_left_out(tmp_path: Path) -> None:
+    state = final_state(ONE_BLOCK, N_CLASSES, len(RATES)) | {"base.aspp.c0.weight": torch.tensor(1)}
+    save_checkpoint(tmp_path / "w.pth", state)
+    _, report = start(tmp_path / "w.pth")
+    assert len(report.missing) == ASPP_TENSORS
+
+
+def test_backbone_that_is_partly_renamed_is_refused(tmp_path: Path) -> None:
+    """Older converters said `proj` for the shortcut: 4 % of the tensors, which mattered."""
+    state = coco_state(WHOLE)
+    renamed = {key.replace(".shortcut.", ".proj."): value for key, value in state.items()}
+    assert len(state.keys() - renamed.keys()) < 0.1 * len(state)
+    save_checkpoint(tmp_path / "w.pth", renamed)
+    with pytest.raises(UserError) as raised:
+        start(tmp_path / "w.pth", N_BLOCKS=WHOLE)
+    message = str(raised.value)
+    assert "has no layer2.block1.shortcut.conv.weight but layer2.block1.proj.conv.weight" in message
+    assert "20 of this network's tensors and 20 of its own have no counterpart" in message
+
+
+def test_branch_of_the_pipeline_must_be_complete(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = build_cnn_cam("resnet18", 20, init="random").state_dict()
+    del state["backbone.layer3.0.conv1.weight"]
+    for layout in (state, to_official(state, "cnn")):
+        save_checkpoint(tmp_path / "w.pth", layout)
+        with pytest.raises(UserError, match=r"has no backbone\.layer3\.0\.conv1\.weight but class"):
+            start(tmp_path / "w.pth", BACKBONE="resnet18")
 
 
 def test_classifier_of_other_classes_is_left_out(

@@ -11,6 +11,7 @@ from deeplab_runs import (
     command_line,
     copy_of,
     finished_run,
+    log_of,
     overrides,
     paths_of,
     run,
@@ -60,13 +61,14 @@ def test_short_and_long_options_are_the_same() -> None:
     assert vars(parse_args(["test", "-c", "x.yaml", "-m", "m.pth", "--cpu"])) == vars(long)
     assert parse_args(["test", "-c", "x.yaml"]).device == "auto"
     assert parse_args(["train", "-c", "x.yaml", "--cuda"]).device == "cuda"
+    both = parse_args(["train", "-c", "x.yaml", "--cuda", "--cpu"])
+    assert both.device == "cpu"  # the last one counts, as published
 
 
 @pytest.mark.parametrize(
     "argv",
     [
         ["train"],
-        ["train", "-c", "x.yaml", "--cpu", "--cuda"],
         ["train", "-c", "x.yaml", "--lr", "3"],
         ["test", "-c", "x.yaml", "--split", "all"],
         ["learn", "-c", "x.yaml"],
@@ -86,6 +88,7 @@ def test_wrong_options_end_with_status_2(argv: list[str], capsys: pytest.Capture
         ({"SOLVER.ITER_MAXX": 1}, "did you mean SOLVER.ITER_MAX?"),
         ({"SOLVER.ITER_MAX": "many"}, "SOLVER.ITER_MAX is 'many'; expected"),
         ({"SOLVER.LR": -1}, "SOLVER.LR is -1"),
+        ({"EXP.SEED": 2**32}, "EXP.SEED is 4294967296; it must be at most 4294967295"),
         ({"MODEL.NAME": "UNet"}, "MODEL.NAME is 'UNet'"),
         ({"DATASET.N_CLASSES": 7}, "DATASET.N_CLASSES is 7"),
         ({"MODEL.BACKBONE": "resnet9000"}, "resnet9000 is neither"),
@@ -136,18 +139,35 @@ def test_weights_of_another_network_are_refused(
     assert "does not fit this network" in capsys.readouterr().err
 
 
-def test_absent_gpu_is_explained(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize("command", ["train", "test", "predict"])
+def test_cuda_without_a_gpu_falls_back_to_the_cpu(
+    sample: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    command: str,
 ) -> None:
     from deeplab.main import main
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    argv = command_line("train", sample, tmp_path)
+    folder = copy_of(finished_run(sample), tmp_path / "run", "models")
+    given = ("--input", str(sample / "JPEGImages"), "--output", str(tmp_path / "out"))
+    flags = {"predict": given, "train": ("--overwrite",)}.get(command, ())
+    values = {"IMAGE.SIZE.TEST": "none", "SOLVER.ITER_MAX": 1}
+    argv = command_line(command, sample, folder, *flags, values=values)
     argv[argv.index("--cpu")] = "--cuda"
-    assert main(argv) == 2
-    error = capsys.readouterr().err
-    assert "sees no CUDA GPU" in error and "--device" not in error and "use --cpu" in error
-    set_log_file(None)
+    assert main(argv) == 0
+    said = f"--cuda: PyTorch {torch.__version__} sees no CUDA GPU, so the CPU is used."
+    assert capsys.readouterr().out.count(said) == 1
+    assert said in log_of(sample, folder, command)
+
+
+def test_negative_number_of_pictures_is_refused(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = copy_of(finished_run(sample), tmp_path, "scores")
+    assert run("report", sample, folder, "--figure-num", "-1") == 2
+    assert "--figure-num -1 is no number of pictures; use 0 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["crf", "report"])
@@ -170,7 +190,7 @@ def test_negative_number_of_processes_is_refused_before_anything_is_removed(
     predictions = paths_of(sample, folder).prediction_dir("val", crf=True)
     before = sorted(predictions.iterdir())
     assert run("crf", sample, folder, "--overwrite", "-j", "-1") == 2
-    assert "-j -1 is no number of processes; use 0 or more." in capsys.readouterr().err
+    assert "-j -1 is no number of processes; use 0 or more" in capsys.readouterr().err
     assert before and sorted(predictions.iterdir()) == before
 
 

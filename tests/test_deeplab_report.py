@@ -1,6 +1,8 @@
 """`report`: everything that was scored in one table, and a figure."""
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +138,48 @@ def test_ground_truth_without_labelled_pixel_has_no_margin(sample: Path, tmp_pat
     content = read_json(paths_of(root, folder).report_path)
     assert content["margin_over_constant_background"] == {"DeepLab": None}
     assert "has no labelled pixel" in log_of(root, folder, "report")
+
+
+def without(*keys: str) -> Callable[[dict], dict]:
+    def change(scores: dict) -> dict:
+        inner = scores
+        for key in keys[:-1]:
+            inner = inner[key]
+        del inner[keys[-1]]
+        return scores
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda scores: {},
+        lambda scores: [],
+        lambda scores: "none",
+        lambda scores: {**scores, "Mean IoU": "high"},
+        lambda scores: {**scores, "Class IoU": {"background": [1]}},
+        lambda scores: {**scores, "Class IoU": [0.5]},
+        lambda scores: {**scores, "model": "checkpoint.pth"},
+        lambda scores: {**scores, "initialisation": {}},
+        without("model", "sha256"),
+        without("model"),
+        without("initialisation"),
+        without("Mean IoU"),
+        without("Class IoU"),
+        without("Constant Background"),
+        without("Constant Background", "Mean IoU"),
+    ],
+)
+@pytest.mark.parametrize("crf", [False, True])
+def test_files_that_hold_no_scores_are_named(
+    sample: Path,
+    scored: Path,
+    change: Callable[[dict], object],
+    crf: bool,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    path = paths_of(sample, scored).scores_path("val", crf)
+    path.write_text(json.dumps(change(read_json(path))))
+    assert run("report", sample, scored) == 2
+    assert f"{path} does not hold the scores of `test` or `crf`" in capsys.readouterr().err

@@ -31,6 +31,7 @@ from misc.errors import UserError
 from misc.files import read_json, sha256_file
 from misc.maps_io import read_image, read_label, voc_palette, write_label
 from misc.metrics import ConfusionMatrix
+from misc.provenance import record_path
 from voc12.devkit import Devkit
 
 NAMES = ("background", "a", "b")
@@ -336,6 +337,91 @@ def test_too_little_space_stops_before_anything_is_written(
     assert not list(tmp_path.rglob("*.npy"))
 
 
+def test_nothing_is_removed_before_it_is_known_that_the_rest_fits(
+    sample: Path, tested: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    paths = paths_of(sample, tested)
+    before = {**times(paths.logits_dir("val")), **times(paths.prediction_dir("val"))}
+    usage = shutil.disk_usage(tested)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(logits, "expected_bytes", lambda *_: 10**9)
+    assert run("test", sample, tested, "--overwrite") == 2
+    assert "The logits need about" in capsys.readouterr().err
+    after = {**times(paths.logits_dir("val")), **times(paths.prediction_dir("val"))}
+    assert before == after
+
+
+def test_logits_that_are_replaced_make_room(
+    sample: Path, tested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tested)._replace(free=500)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert run("test", sample, tested, "--overwrite") == 0
+
+
+@pytest.mark.parametrize("record", [None, {"step": "mine", "arguments": {}, "inputs": {}}])
+@pytest.mark.parametrize("command", ["test", "crf"])
+def test_outputs_without_our_record_outlive_overwrite(
+    sample: Path,
+    tested: Path,
+    command: str,
+    record: dict | None,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Not even those are removed of which there is a record."""
+    paths = paths_of(sample, tested)
+    folder = paths.prediction_dir("val", crf=command == "crf")
+    (folder / "made_by.json").unlink()
+    if record is not None:
+        (folder / "made_by.json").write_text(json.dumps(record))
+    before = {**times(paths.logits_dir("val")), **times(folder)}
+    assert run(command, sample, tested, "--overwrite") == 2
+    error = capsys.readouterr().err
+    first = folder / f"{VAL_IDS[0]}.png"
+    known = "has no record of what made it" if record is None else "is of mine"
+    assert f"{first} would be replaced, but {folder} {known}" in error
+    assert "--overwrite" not in error
+    assert before == {**times(paths.logits_dir("val")), **times(folder)}
+
+
+@pytest.mark.parametrize("spoiled", ["weights", "picture", "network"])
+def test_nothing_is_removed_for_a_test_that_cannot_start(
+    sample: Path, tested: Path, tmp_path: Path, spoiled: str
+) -> None:
+    paths, root = paths_of(sample, tested), Path(shutil.copytree(sample, tmp_path / "voc"))
+    before = {**times(paths.logits_dir("val")), **times(paths.prediction_dir("val"))}
+    values = {"MODEL.ATROUS_RATES": "1,2,3"} if spoiled == "network" else {}
+    if spoiled == "weights":
+        paths.checkpoint(FINAL).write_bytes(paths.checkpoint(FINAL).read_bytes()[:1000])
+    if spoiled == "picture":
+        Devkit(root).image_path(VAL_IDS[1]).write_bytes(b"half a picture")
+    assert run("test", root, tested, "--overwrite", values=values) == 2
+    assert before == {**times(paths.logits_dir("val")), **times(paths.prediction_dir("val"))}
+
+
+def test_mean_of_the_configuration_is_subtracted(sample: Path, tmp_path: Path) -> None:
+    mean = {"R": 10.5, "G": 200, "B": 60}
+    values = {f"IMAGE.MEAN.{channel}": value for channel, value in mean.items()}
+    values |= {"SOLVER.ITER_MAX": 1}
+    for command in ("train", "test"):
+        assert run(command, sample, tmp_path, values=values) == 0
+    config, paths = config_of(sample, tmp_path, values), paths_of(sample, tmp_path)
+    network = inference.load_network(config, paths.checkpoint(FINAL), torch.device("cpu"))
+    image = read_image(Devkit(sample).image_path(VAL_IDS[0])).astype(np.float32)
+    bgr = (image - [mean["R"], mean["G"], mean["B"]])[..., ::-1].transpose(2, 0, 1)
+    with torch.no_grad():
+        scores = network(torch.from_numpy(bgr.copy()).float()[None])[0]
+    stored = np.load(paths.logits_dir("val") / f"{VAL_IDS[0]}.npy")
+    np.testing.assert_allclose(stored, scores, rtol=1e-3, atol=1e-4)
+    photo, out = Devkit(sample).image_path(VAL_IDS[0]), tmp_path / "out"
+    given = ("--input", str(photo), "--output", str(out))
+    assert (
+        run("predict", sample, tmp_path, *given, values={**values, "IMAGE.SIZE.TEST": "none"}) == 0
+    )
+    tested = read_label(paths.prediction_dir("val") / f"{photo.stem}.png")
+    np.testing.assert_array_equal(read_label(out / f"{photo.stem}.png"), tested)
+
+
 def test_logits_survive_the_disk(tmp_path: Path) -> None:
     values = np.array([[[1e-3, -7.25]], [[70000.0, 3.0]]], np.float32)
     logits.save_logits(tmp_path / "a.npy", values)
@@ -343,13 +429,44 @@ def test_logits_survive_the_disk(tmp_path: Path) -> None:
     np.testing.assert_allclose(read, [[[1e-3, -7.25]], [[65504, 3]]], rtol=1e-3)
     with pytest.raises(UserError, match="not finite for b"):
         logits.save_logits(tmp_path / "b.npy", values * np.nan)
+    np.save(tmp_path / "b.npy", (values * np.nan).astype(np.float16))  # of an earlier version
+    with pytest.raises(UserError, match=r"b\.npy holds scores that are NaN or infinite"):
+        logits.load_logits(tmp_path / "b.npy", 2)
+    (tmp_path / "b.npy").unlink()
     with pytest.raises(UserError, match="run test for this split"):
         logits.load_logits(tmp_path / "b.npy", 2)
     with pytest.raises(UserError, match="not \\(21, h, w\\)"):
         logits.load_logits(tmp_path / "a.npy", 21)
-    (tmp_path / "c.npy").write_bytes(b"no array")
-    with pytest.raises(UserError, match="cannot be read as logits"):
-        logits.load_logits(tmp_path / "c.npy", 2)
+    for content in (b"no array", b"PK\x03\x04 no archive"):
+        (tmp_path / "c.npy").write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read as logits"):
+            logits.load_logits(tmp_path / "c.npy", 2)
+    np.savez(tmp_path / "d.npz", values)
+    (tmp_path / "d.npz").rename(tmp_path / "d.npy")
+    with pytest.raises(UserError, match=r"d\.npy holds an archive"):
+        logits.load_logits(tmp_path / "d.npy", 2)
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros((2, 0, 3), np.float16), np.zeros((2, 1, 1), int), np.full((2, 1, 1), "a")]
+)
+def test_arrays_that_are_no_logits_are_named(tmp_path: Path, values: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(UserError, match=r"a\.npy holds .*, not \(2, h, w\) floats"):
+        logits.load_logits(tmp_path / "a.npy", 2)
+
+
+@pytest.mark.parametrize("facts", [[], None, "x", {"model": "x"}, {"model": {"path": 3}}])
+def test_record_without_facts_is_no_traceback(sample: Path, tested: Path, facts: object) -> None:
+    """The scores say then that nothing is known, and the logits are believed."""
+    paths = paths_of(sample, tested)
+    for path in (
+        record_path(paths.logits_dir("val")),
+        paths.checkpoint(FINAL).with_suffix(".pth.json"),
+    ):
+        path.write_text(json.dumps({**read_json(path), "facts": facts}))
+    assert run("test", sample, tested) == 0 == run("crf", sample, tested)
+    assert "unknown" in read_json(paths.scores_path("val"))["initialisation"]
 
 
 # --------------------------------------------------------------------------- splits, submission

@@ -138,6 +138,11 @@ def reference_loss(network: MultiScale, batch: list[dict[str, torch.Tensor]]) ->
 
 
 def test_training_is_the_published_recipe(sample: Path) -> None:
+    """A whole run against torch's SGD and labels resized by PIL.
+
+    Losses, gradients, groups and rates of single steps are compared with the published code's own
+    outputs in test_deeplab_model.py and test_schedule.py; there are none of several steps.
+    """
     folder = finished_run(sample)
     config = config_of(sample, folder)
     network, dataset = start_of(config)
@@ -165,12 +170,41 @@ def test_training_is_the_published_recipe(sample: Path) -> None:
         torch.testing.assert_close(trained[key], value, **ALIKE)
 
 
-def test_biases_of_the_classifier_are_not_decayed(sample: Path) -> None:
-    config = config_of(sample, finished_run(sample))
-    optimiser = engine.build_optimiser(build_model(config), config)
-    assert [group["weight_decay"] for group in optimiser.param_groups] == [5e-4, 5e-4, 0]
-    assert all(value.dim() == 1 for value in optimiser.param_groups[2]["params"])
-    assert {group["momentum"] for group in optimiser.param_groups} == {0.9}
+@pytest.mark.parametrize(
+    ("momentum", "weight_decay", "power"), [(0.9, 5e-4, 0.9), (0.5, 0.25, 2.0)]
+)
+def test_optimiser_obeys_the_configuration(
+    sample: Path, momentum: float, weight_decay: float, power: float
+) -> None:
+    """With gradient 0 an update is -rate * decay * weight, and momentum repeats a part of it."""
+    values = {
+        "SOLVER.LR": 0.125,
+        "SOLVER.MOMENTUM": momentum,
+        "SOLVER.WEIGHT_DECAY": weight_decay,
+        "SOLVER.POLY_POWER": power,
+        "SOLVER.LR_DECAY": 1,
+        "SOLVER.ITER_MAX": 4,
+    }
+    config = config_of(sample, finished_run(sample), values)
+    network = build_model(config)
+    optimiser = engine.build_optimiser(network, config)
+    groups = network.parameter_groups()
+    assert [group["params"] for group in optimiser.param_groups] == list(groups)
+    first = groups.body[0].detach()[0, 0, 0, 0].clone().double().item()
+    bias = groups.aspp_biases[0].detach().fill_(1.5)[0]
+    weight, velocity = first, 0.0
+    for step in range(3):
+        rate = 0.125 * (1 - step / 4) ** power
+        for parameter in (value for group in groups for value in group):
+            parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        rates = [group["lr"] for group in optimiser.param_groups]
+        assert rates == pytest.approx([rate, 10 * rate, 20 * rate])
+        velocity = momentum * velocity + weight_decay * weight
+        weight -= rate * velocity
+    assert groups.body[0][0, 0, 0, 0].item() == pytest.approx(weight, rel=1e-5)
+    assert weight != pytest.approx(first, rel=1e-5)
+    assert bias == 1.5  # the biases of the classifier are not decayed
 
 
 def test_only_batch_norm_is_left_alone(sample: Path) -> None:
@@ -293,6 +327,83 @@ def test_loss_that_is_not_finite_stops_and_the_last_state_stays(
     assert run("train", sample, tmp_path) == 0
     finals = [paths_of(sample, f).checkpoint(FINAL) for f in (tmp_path, finished_run(sample))]
     assert equal_weights(*finals)
+
+
+def test_weights_that_are_not_finite_are_never_written(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The loss of the last update was finite, and nothing looks at the weights afterwards."""
+    paths = paths_of(sample, tmp_path)
+    values = {"SOLVER.LR": 1e30, "SOLVER.ITER_MAX": 1}
+    assert run("train", sample, tmp_path, values=values) == 2
+    error = capsys.readouterr().err
+    assert "gives class scores that are NaN or infinite after the last update" in error
+    assert "lower SOLVER.LR, which is 1e+30" in error
+    assert list(paths.models_dir.glob("*")) == []
+
+
+def test_state_of_weights_that_are_not_finite_is_not_written(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    step, left = engine.TrainingRun._step, 4
+
+    def diverge(training: engine.TrainingRun, *arguments: object) -> tuple:
+        nonlocal left
+        done, left = step(training, *arguments), left - 1
+        if left == 0:
+            training.network.parameter_groups().aspp_biases[0].data[0] = torch.nan
+        return done
+
+    monkeypatch.setattr(engine.TrainingRun, "_step", diverge)
+    assert run("train", sample, tmp_path) == 2
+    assert "base.aspp.c0.bias is NaN or infinite" in capsys.readouterr().err
+    monkeypatch.undo()
+    paths = paths_of(sample, tmp_path)
+    assert load_checkpoint(paths.state_path)["epoch"] == 3  # from which the same command goes on
+    assert run("train", sample, tmp_path) == 0
+    finals = [paths_of(sample, f).checkpoint(FINAL) for f in (tmp_path, finished_run(sample))]
+    assert equal_weights(*finals)
+
+
+# --------------------------------------------------------------------------- what is not ours stays
+
+
+def test_checkpoints_of_others_outlive_overwrite(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    paths = paths_of(sample, copy_of(finished_run(sample), tmp_path, "models"))
+    own = paths.models_dir / "checkpoint_coco.pth"
+    own.write_bytes(b"of the user")
+    values = {"SOLVER.ITER_MAX": 2, "SOLVER.ITER_SAVE": 2}
+    assert run("train", sample, tmp_path, "--overwrite", values=values) == 0
+    assert own.read_bytes() == b"of the user"
+    assert not paths.checkpoint(3).exists() and paths.checkpoint(2).exists()
+    record_path(paths.checkpoint(2)).unlink()
+    before = sorted(paths.models_dir.iterdir())
+    assert run("train", sample, tmp_path, "--overwrite", values=values) == 2
+    assert "checkpoint_2.pth has no record of what made it" in capsys.readouterr().err
+    assert sorted(paths.models_dir.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"MODEL.INIT_MODEL": "broken.pth"},
+        {"MODEL.BACKBONE": "resnet9000"},
+        {"DATASET.SPLIT.TRAIN": "nolist"},
+        {"DATASET.ROOT": "nowhere"},
+    ],
+)
+def test_nothing_is_removed_for_a_training_that_cannot_start(
+    sample: Path, tmp_path: Path, values: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = paths_of(sample, copy_of(finished_run(sample), tmp_path / "run", "models", "logs"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.pth").write_bytes(b"half a file")
+    before = {path for path in (tmp_path / "run").rglob("*")}
+    assert run("train", sample, tmp_path / "run", "--overwrite", values=values) == 2
+    assert {path for path in before if path.exists()} == before
+    assert paths.checkpoint(FINAL).is_file()
 
 
 # ------------------------------------------------------------------------------ processes, input

@@ -1,7 +1,6 @@
 """What the scripts in tools_cam/ share: options, and the configuration they describe."""
 
 import argparse
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from misc.config import pairs_to_overrides
 from misc.entry import run_entry
 from misc.errors import UserError
+from misc.files import expand_user
 from misc.option_types import HelpFormatter, positive_float
 from wsol.config import Config, load
 from wsol.published_flags import overrides_of, unused_flags
@@ -32,7 +32,7 @@ def build_parser(script: str, documentation: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config_file", type=home_path, required=True, help="YAML file, as in wsol/configs"
+        "--config_file", type=expand_user, required=True, help="YAML file, as in wsol/configs"
     )
     parser.add_argument(
         "--device", default="auto", help="auto (GPU when there is one), cpu, cuda, cuda:INDEX"
@@ -56,14 +56,9 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         "--resume",
-        type=home_path,
+        type=expand_user,
         help="checkpoint in the published layout (default: model_last.pth of the configured run)",
     )
-
-
-def home_path(text: str) -> Path:
-    """Parse a path that may start with `~`."""
-    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path's own stops at unknown users
 
 
 def run_tool(

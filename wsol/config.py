@@ -10,12 +10,12 @@ from typing import Any, Literal, get_args
 
 from misc.config import bounded, load_config, positive, tree_of
 from misc.errors import UserError
+from misc.option_types import LARGEST_SEED
 
 CamSource = Literal["transformer", "cnn", "mean"]
 Dataset = Literal["CUB", "FOLDER", "SYNTHETIC"]
 Split = Literal["train", "test"]
 
-LARGEST_SEED = 2**32 - 1  # of numpy
 _CHANNELS = 3
 _CONFORMER = "conformer"
 _ILSVRC = ("imagenet", "ilsvrc")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from misc.files import expand_user
 from misc.option_types import positive_int
-from wsol.command_line import add_weights, build_parser, home_path, run_tool, tell_notes
+from wsol.command_line import add_weights, build_parser, run_tool, tell_notes
 from wsol.config import Config
 
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _png(text: str) -> Path:
     """Parse the name of a PNG."""
-    path = home_path(text)
+    path = expand_user(text)
     if path.suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"{text} must end in .png")
     return path
