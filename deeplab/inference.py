@@ -30,7 +30,7 @@ from misc.evaluation import describe
 from misc.files import sha256_file, up_to_date
 from misc.maps_io import opened_image, write_label
 from misc.progress import log, progress
-from misc.provenance import Record, prepare_output
+from misc.provenance import Record, check_removal, prepare_output
 from misc.seed import seed_everything
 from misc.training import eval_loader
 from voc12.devkit import Devkit

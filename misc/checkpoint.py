@@ -328,12 +328,18 @@ def load_training_state(
             f"{path} is the state of a training run with other arguments or data; repeat that "
             "run's command to finish it, or start afresh with --overwrite."
         )
-    for name, model in models.items():
-        model.load_state_dict(state["models"][name])
-    for name, optimiser in optimisers.items():
-        optimiser.load_state_dict(state["optimisers"][name])
-    set_rng_state(state["rng"])
-    return Resumed(state["epoch"], state["extra"])
+    try:
+        for name, model in models.items():
+            model.load_state_dict(state["models"][name])
+        for name, optimiser in optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        set_rng_state(state["rng"])
+        return Resumed(state["epoch"], state["extra"])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a whole training state ({_first_line(error)}); remove it to train from "
+            "the start."
+        ) from None
 
 
 def rng_state() -> dict[str, Any]:

@@ -306,7 +306,8 @@ def _add_lists(
     folder: Path, expected: Record, lists: Mapping[str, Mapping[str, Any]] | None
 ) -> None:
     """Add lists that a folder was made for since its record was written."""
-    recorded = read_json(record_path(folder)).get("lists", {})
+    recorded = read_json(record_path(folder)).get("lists")
+    recorded = recorded if isinstance(recorded, dict) else {}  # for the reader alone
     if any(recorded.get(name) != entry for name, entry in (lists or {}).items()):
         write_record(folder, expected, {**recorded, **(lists or {})})
 

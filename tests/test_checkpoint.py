@@ -352,6 +352,19 @@ def test_no_state_means_start(tmp_path: Path) -> None:
     assert load_training_state(tmp_path / "state.pth", {}, {}, "f") is None
 
 
+@pytest.mark.parametrize("lost", ["models", "optimisers", "rng", "epoch", "extra"])
+def test_state_without_a_part_is_refused(tmp_path: Path, lost: str) -> None:
+    path, model = tmp_path / "x.state.pth", nn.Linear(2, 1)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    parts = ({"net": model}, {"net": optimiser})
+    save_training_state(path, *parts, 1, "a")
+    state = load_checkpoint(path)
+    del state[lost]
+    save_checkpoint(path, state)
+    with pytest.raises(UserError, match=r"x\.state\.pth is not a whole training state"):
+        load_training_state(path, *parts, "a")
+
+
 def test_state_of_other_arguments_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.pth"
     save_training_state(path, {}, {}, 1, "these arguments")

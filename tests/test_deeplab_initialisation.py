@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
+import published
 import pytest
 import timm
 import torch
 import torchvision
-from published_weights import RESNET101 as WHOLE
-from published_weights import coco_state, final_state
+from published_deeplab import RESNET101 as WHOLE
+from published_deeplab import coco_state, final_state
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -18,7 +19,7 @@ from deeplab import initialisation
 from deeplab.config import BACKBONE, IMAGENET, NO_INIT, RESNET101, Config, Dataset, Mean
 from deeplab.initialisation import InitReport, from_torchvision, initialise, load_trained
 from deeplab.model import ASPP, DeepLabV2, MultiScale, build_model
-from misc.checkpoint import StateDict, save_checkpoint, to_official
+from misc.checkpoint import StateDict, save_checkpoint
 from misc.errors import UserError
 from misc.files import sha256_file
 from misc.provenance import Record, write_record
@@ -307,11 +308,17 @@ def test_backbone_that_is_partly_renamed_is_refused(tmp_path: Path) -> None:
     assert "20 of this network's tensors and 20 of its own have no counterpart" in message
 
 
+def published_cnn(state: StateDict) -> StateDict:
+    """The CNN branch as the published code saves it, under all of its names."""
+    names = {published.name_of(key, "cnn"): value for key, value in state.items()}
+    return published.file_of("cnn", names)
+
+
 def test_branch_of_the_pipeline_must_be_complete(tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = build_cnn_cam("resnet18", 20, init="random").state_dict()
     del state["backbone.layer3.0.conv1.weight"]
-    for layout in (state, to_official(state, "cnn")):
+    for layout in (state, published_cnn(state)):
         save_checkpoint(tmp_path / "w.pth", layout)
         with pytest.raises(UserError, match=r"has no backbone\.layer3\.0\.conv1\.weight but class"):
             start(tmp_path / "w.pth", BACKBONE="resnet18")
@@ -372,7 +379,7 @@ def test_weights_of_the_cnn_branch(tmp_path: Path, name: str, official: bool) ->
     torch.manual_seed(0)
     branch = vary_norms(build_cnn_cam(name, 20, init="random"))
     state = branch.state_dict()
-    save_checkpoint(tmp_path / "w.pth", to_official(state, "cnn") if official else state)
+    save_checkpoint(tmp_path / "w.pth", published_cnn(state) if official else state)
     keys = {"N_BLOCKS": RESNET50} if name == "resnet50" else {"BACKBONE": name}
     net, report = start(tmp_path / "w.pth", **keys)
     modules = dict(net.base.named_modules())

@@ -13,7 +13,7 @@ import torch
 from deeplab_runs import REPOSITORY, run_apart
 from PIL import Image
 from pipeline import VAL_IDS
-from published_weights import coco_state, final_state
+from published_deeplab import coco_state, final_state
 
 from deeplab import demo, main
 from deeplab.config import FINAL, Config, Paths, load

@@ -174,6 +174,15 @@ def test_lists_that_a_folder_serves_add_up(tmp_path: Path) -> None:
     assert set(read_json(tmp_path / "made_by.json")["lists"]) == {"train", "val"}
 
 
+def test_a_record_with_damaged_lists_is_mended(tmp_path: Path) -> None:
+    prepare_output(tmp_path, RECORD, ".npz", IDS)
+    _finish(tmp_path, "a.npz")
+    content = {**read_json(tmp_path / "made_by.json"), "lists": []}
+    (tmp_path / "made_by.json").write_text(json.dumps(content))
+    assert prepare_output(tmp_path, RECORD, ".npz", IDS, lists={"train": {"count": 1}}) == 1
+    assert set(read_json(tmp_path / "made_by.json")["lists"]) == {"train"}
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_outputs_of_unknown_origin_stop_the_step(tmp_path: Path, force: bool) -> None:
     _finish(tmp_path, "a.npz")

@@ -185,7 +185,7 @@ def test_home_of_nobody_is_one_sentence(birds: Path, trained: Path, capsys: pyte
     flags = ("--weights", "~no-such-user/model.pth")
     assert run_tool(test_cam, arguments(birds, trained, *flags)) == 2
     error = capsys.readouterr().err
-    assert "~no-such-user/model.pth does not exist" in error and error.count("\n") == 1
+    assert "there is no user no-such-user here" in error and error.count("\n") == 1
 
 
 def test_table_of_test_pictures_warns_of_tuning(
