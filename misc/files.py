@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,22 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yield an empty folder beside `path` and rename it to `path` on success.
+
+    `path` must be absent or an empty folder. On failure nothing is left behind.
+    """
+    path = Path(path).absolute()
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path | str, value: Any) -> None:
