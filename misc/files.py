@@ -33,7 +33,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield an empty folder beside `path` and rename it to `path` on success.
 
-    `path` must be absent or an empty folder. On failure nothing is left behind.
+    `path` must be absent or an empty folder. On failure nothing is left; a killed process may leave
+    a `.tmp-*` folder behind, never half a result under the real name.
     """
     path = Path(path).absolute()
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")

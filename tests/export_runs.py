@@ -8,7 +8,7 @@ import numpy as np
 from pipeline import TRAIN_IDS, write_list
 from scipy import ndimage
 
-from misc.maps_io import Instances, read_label, save_instances, write_label
+from misc.maps_io import Instances, load_instances, read_label, save_instances, write_label
 from step import export
 
 IDS = ("sub/größe 1", "images/in", "日本/b.c", "d", "shapes", "empty")
@@ -82,3 +82,13 @@ def command_line(folder: Path, format_name: str, *flags: str, **options: Any) ->
 def run(folder: Path, format_name: str, *flags: str, **options: Any) -> int:
     """Export; returns the exit status."""
     return export.main(command_line(folder, format_name, *flags, **options))
+
+
+def instances(folder: Path, image_id: str) -> Instances:
+    """Instances that a folder of `build` holds."""
+    return load_instances(folder / "result" / "ins_seg" / f"{image_id}.npz")
+
+
+def label_map(folder: Path, image_id: str) -> np.ndarray:
+    """Label map that a folder of `build` holds."""
+    return read_label(folder / "result" / "sem_seg" / f"{image_id}.png")
