@@ -37,6 +37,7 @@ from voc12.lists import IdList, resolve_list
 if TYPE_CHECKING:
     from misc.provenance import Record
 
+PROGRAM = "python -m step.export"
 STEP = "export"
 INSTANCES, MASKS = "ins_seg", "sem_seg"
 _EXIF_ORIENTATION, _UPRIGHT = 0x0112, 1
@@ -65,13 +66,13 @@ class Source(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export masks; returns the exit status."""
-    return run_entry("export", lambda: run(parse_args(argv)))
+    return run_entry(PROGRAM, lambda: run(parse_args(argv)))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m step.export",
+        prog=PROGRAM,
         description="Export finished masks to the formats of other tools.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,

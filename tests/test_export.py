@@ -22,6 +22,7 @@ from torchvision.datasets import VOCSegmentation
 
 from misc.files import read_json
 from misc.maps_io import save_instances
+from step.export_formats import FORMATS, NO_IMAGES, Export, MaskObject, Picture
 from voc12.labels import VOC_CLASSES
 
 Capture = pytest.CaptureFixture[str]
@@ -82,6 +83,15 @@ def test_yolo_polygons_fill_to_the_very_masks(folder: Path, tmp_path: Path, sour
         assert sorted((c, mask.tobytes()) for c, mask in drawn) == sorted(expected)
         large += sum(int(mask.sum() > 100) for _, mask in drawn)
     assert large >= 8
+
+
+def test_yolo_is_exact_in_large_pictures(tmp_path: Path) -> None:
+    mask = np.tile(np.arange(40_000) % 1499 < 661, (2, 1))
+    photo = tmp_path / "images" / "panorama.jpg"
+    picture = Picture(1, "panorama", photo, mask.shape, (MaskObject(2, mask),))
+    FORMATS["yolo"].write(Export(tmp_path, VOC_CLASSES, "train", NO_IMAGES), [picture])
+    covered = sum(part.astype(int) for _, part in ultralytics_labels(photo, mask.shape))
+    np.testing.assert_array_equal(covered, mask)
 
 
 def test_yolo_names_classes_and_folders(folder: Path, tmp_path: Path) -> None:
