@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,23 @@ def expand_user(path: Path | str) -> Path:
         raise UserError(
             f"{path}: there is no user {Path(path).parts[0][1:]} here; write the path in full."
         ) from None
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yield an empty folder beside `path` and rename it to `path` on success.
+
+    `path` must be absent or an empty folder. On failure nothing is left; a killed process may leave
+    a `.tmp-*` folder behind, never half a result under the real name.
+    """
+    path = Path(path).absolute()
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{_temporary_tag(path.name)}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path | str, value: Any) -> None:
