@@ -55,6 +55,7 @@ _BROKEN = (
     EOFError,
     OverflowError,
     MemoryError,
+    RecursionError,
     struct.error,
 )
 
@@ -187,7 +188,9 @@ class _Interpreter:
 
     def items(self) -> list[Any]:
         """Take everything above the last mark off the stack, the mark as well."""
-        place = next(i for i in reversed(range(len(self.stack))) if self.stack[i] is _Mark)
+        places = (i for i in reversed(range(len(self.stack))) if self.stack[i] is _Mark)
+        if (place := next(places, None)) is None:
+            raise RefusedPickle("it is broken")
         taken = self.stack[place + 1 :]
         del self.stack[place:]
         return taken
@@ -325,7 +328,7 @@ def loads(content: bytes) -> Any:
         return _Interpreter(_NAMES, budget=MAX_GROWTH * len(content)).run(io.BytesIO(content))
     except RefusedPickle:
         raise
-    except (*_BROKEN, StopIteration, RecursionError) as error:
+    except _BROKEN as error:
         raise RefusedPickle(f"it is broken ({type(error).__name__}: {error})"[:120]) from None
 
 
