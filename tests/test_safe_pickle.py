@@ -415,11 +415,11 @@ def test_damaged_files_are_read_or_named_in_one_sentence(tmp_path: Path) -> None
     files = {".npy": CLS_LABELS_NPY, ".npz": (tmp_path / "good.npz").read_bytes()}
     for suffix, content in files.items():
         refused = 0
-        for spoilt in damaged(content, 500):
+        for spoilt in damaged(content, 120):
             path = written(tmp_path / f"bad{suffix}", spoilt)
             try:
                 read_npy(path) if suffix == ".npy" else read_npz(path)
             except UserError as error:
                 refused += 1
                 assert "bad.np" in str(error) and len(str(error).splitlines()) == 1
-        assert refused > 450
+        assert refused >= 120  # all that were cut short
