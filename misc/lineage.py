@@ -128,6 +128,12 @@ def imported_cams(args: argparse.Namespace, source: str) -> Record:
     return Record(IMPORT_STEP, _arguments(args, names), {"source": source})
 
 
+def is_imported(folder: Path) -> bool:
+    """Whether CAMs are those of another method."""
+    recorded = read_record(folder)
+    return recorded is not None and recorded.step == IMPORT_STEP
+
+
 def uses_cnn(args: argparse.Namespace) -> bool:
     """Whether the fusion needs the CNN branch."""
     return args.cam_fusion != "transformer"
@@ -215,7 +221,7 @@ def require_input(
     recorded = read_record(target)
     if recorded is None:
         log(f"{target} has no record of what made it and is used as it is.")
-    elif recorded.step == IMPORT_STEP:
+    elif is_imported(target):
         same = {**recorded.arguments, "class_names": args.class_names}
         check_record(target, replace(recorded, arguments=same), args.force, _IMPORT_REDO)
     else:
@@ -230,8 +236,7 @@ def require_ids(folder: Path, suffix: str, ids: tuple[str, ...], step: str) -> N
     """
     missing = [image_id for image_id in ids if not (folder / f"{image_id}{suffix}").is_file()]
     if missing:
-        recorded = read_record(folder)
-        maker = IMPORT_STEP if recorded and recorded.step == IMPORT_STEP else step
+        maker = IMPORT_STEP if is_imported(folder) else step
         raise UserError(
             f"{len(missing)} of {len(ids)} files are missing in {folder}, the first is "
             f"{missing[0]}{suffix}; run step {maker} for this list."

@@ -106,12 +106,13 @@ def _named(content: dict[Any, Any], where: Path, background: str) -> SourceMaps:
 
 
 def _by_class(content: dict[int, Any], where: Path, background: str) -> SourceMaps:
-    keys = np.array(sorted(content), np.int64)
-    maps = [np.asarray(content[int(key)]) for key in keys]
-    shapes = {array.shape for array in maps}
+    numbers = sorted(content)
+    maps = [content[number] for number in numbers]
+    shapes = {getattr(array, "shape", ()) for array in maps}
     if len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
         shown = ", ".join(map(str, sorted(shapes)))
         raise UserError(f"{where} has maps of the shapes {shown}; wanted is one shape (h, w).")
+    keys = _integers(numbers, where)
     if not maps:
         return SourceMaps(keys, None, np.zeros((0, 1, 1), np.float32))
     keys, chosen = _foreground(keys, len(maps), background, where)

@@ -26,7 +26,7 @@ from misc.maps_io import load_cam_origin, opened_image, save_cam
 from misc.option_types import HelpFormatter, non_negative_int
 from misc.parallel import map_pictures
 from misc.progress import log, progress
-from misc.provenance import prepare_output, read_record, record_path, write_record
+from misc.provenance import Record, prepare_output, read_record, record_path, write_record
 from step.cam_layouts import AUTO, BACKGROUNDS
 from step.cam_sources import SUFFIXES, PictureSource, find_files, format_of, require_agreement
 from step.seed_maps import MAXIMUM, NORMALISATIONS, Mended, seed_maps
@@ -236,7 +236,7 @@ def _recorded_facts(folder: Path) -> dict[str, Any]:
     return read_json(record_path(folder)).get("facts", {})
 
 
-def _only_the_source_differs(expected: lineage.Record, folder: Path) -> bool:
+def _only_the_source_differs(expected: Record, folder: Path) -> bool:
     recorded = read_record(folder)
     same = recorded is not None and recorded.inputs.keys() == expected.inputs.keys()
     return same and recorded.content()["arguments"] == expected.content()["arguments"]

@@ -68,6 +68,7 @@ def test_file_of_old_numpy(tmp_path: Path) -> None:
         ({"a": np.array([0.2, 1, 0])}, "entry 'a' is not a vector"),
         ({"a": np.array([np.nan, 1, 0])}, "entry 'a' is not a vector"),
         ({"a": np.ones((1, 3))}, "entry 'a' is not a vector"),
+        ({"a": [10**400, 0, 0]}, "entry 'a' is not a vector"),
         ({5: "cat"}, "entry 5 is not a vector"),
         ({"a": {"cat": 1}}, "entry 'a' is not a vector"),
         ({1.5: np.ones(3)}, "entry 1.5: ids are text or whole numbers"),

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +313,8 @@ BAD = {
     "text for a map": ({"keys": np.array([0]), "cam": "map"}, "have the shape str"),
     "no pixel": ({0: ONES[:0]}, "no pixel"),
     "class 20": ({20: ONES}, "maps of class 20; there are 20 classes from 0 (aeroplane) to 19"),
+    "class 1e30": ({10**30: ONES}, "no vector of class numbers"),
+    "a ragged map": ({0: [[1.0], [1.0, 2.0]]}, "maps of the shapes ()"),
     "class 99": ({99: ONES}, "maps of class 99"),
     "class -1": ({"keys": np.array([-1]), "attn_highres": ONES[None]}, "maps of class -1"),
     "a class twice": (
@@ -379,6 +383,18 @@ def test_bad_options_are_told(devkit: Path, tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(SystemExit) as stopped:
         imported(devkit, source, tmp_path, "--background", "last")
     assert stopped.value.code == 2
+
+
+def test_the_command_answers_with_a_sentence_and_status_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "step.import_cams", "none", "--voc12_root", "nowhere"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(import_cams.__file__).parents[1])}
+    answer = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert (
+        answer.stderr == f"import_cams: {tmp_path}/none is no folder; name the one with the maps.\n"
+    )
 
 
 # ----------------------------------------------------------------------------- again, and changed
@@ -537,6 +553,7 @@ def test_the_steps_go_on_from_imported_maps(
     assert metrics(work)["seed_miou"] == metrics(finished)["seed_miou"]
     assert metrics(work)["mask_miou"] == metrics(finished)["mask_miou"]
     assert "--force" not in log_of(work)
+    assert "MODEL.INIT_MODEL=none" in log_of(work)  # there are no weights of a CNN
 
     # make_cam does not mix its own into that folder
     for path in (finished / "sess").glob("*_cam.pth*"):

@@ -245,7 +245,7 @@ def _present(vector: object, classes: Sequence[str], where: str) -> tuple[str, .
     """Names of the classes whose number is 1."""
     try:
         numbers = np.asarray(vector, float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = np.array(np.nan)
     if numbers.shape != (len(classes),) or not np.isin(numbers, (0, 1)).all():
         raise UserError(
