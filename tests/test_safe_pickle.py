@@ -177,6 +177,9 @@ RAW_BOMBS = {
     "a call of a result": b"cnumpy\ndtype\n(S'f4'\ntR)R.",
     "items for a tuple": b")K\x01a.",
     "a list of itself": b"\x80\x02]q\x00h\x00a.",
+    "a type with fields": b"cnumpy\ndtype\n(S'f4'\ntR(I3\nS'<'\nN(S'a'\ntNI4\nI4\nI0\ntb.",
+    "an array of a type with fields": b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'f4'\ntR"
+    + b"(I3\nS'<'\nN(S'a'\ntNI4\nI4\nI0\ntbS'1234'\ntR.",
     "a mark": b"(q\x00h\x00.",
     "an empty stack": b".",
     "nothing": b"",
@@ -269,6 +272,13 @@ def test_objects_referred_to_many_times_are_looked_at_once() -> None:
         assert found[0] is found[1]
         found = found[0]
     assert found == [1]
+
+
+def test_tensors_that_repeat_their_numbers_are_refused() -> None:
+    """One number stands for terabytes of them."""
+    expanded = pickle.dumps(torch.zeros(1).expand(1_000_000, 1_000_000), 2)
+    assert len(expanded) < 1000
+    assert peak_memory(lambda: loads(expanded)) < MEBIBYTE
 
 
 def tensor_pickle(change: bytes, to: bytes) -> bytes:
