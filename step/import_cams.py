@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import os
 import sys
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -96,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--stretch", action="store_true", help="accept maps of another aspect than the picture's")
     add("--prefix", default="", help="put before the ids of SRC, such as COCO_train2014_")
-    add("--list", nargs="+", default=(), help="import these lists only (names or files)")
+    add("--list", nargs="+", help="import these lists only (names or files)")
     add("--classes", type=Path, help="own class names, one per line (default: VOC's 20)")
     add("--cls_labels", type=Path, help="image labels instead of XML, see run_sample.py")
     add("--work_dir", type=Path, default=Path(), help="folder of everything that is written")
@@ -122,6 +123,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: the maps or options do not fit, or the target holds something else.
     """
+    warnings.showwarning = lambda message, *_: log(f"warning: {message}")
     _settle(args)
     source = open_source(args)
     args.class_names = source.classes
