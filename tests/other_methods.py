@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from misc.maps_io import load_cam
+from step import export_cams, import_cams
 from voc12.labels import VOC_CLASSES
 
 PICTURES = {
@@ -20,6 +22,7 @@ PICTURES = {
 }
 """Height, width and classes of the pictures."""
 KEYS = {"2007_000032": [0, 14], "2007_000039": [19]}
+FLOAT16 = 2.0**-11  # rounding of values up to 1
 
 
 def build_devkit(root: Path, pictures: Mapping[str, Any] = PICTURES) -> Path:
@@ -139,3 +142,27 @@ def save_all(folder: Path, layout: Any, ids: Sequence[str] = tuple(PICTURES)) ->
     for image_id, one in maps.items():
         save_npy(folder, image_id, layout(image_id, one))
     return maps
+
+
+def imported(root: Path, source: Path, work: Path, *options: str) -> int:
+    common = ("--voc12_root", str(root), "--work_dir", str(work), "--num_workers", "0")
+    return import_cams.main([str(source), *common, *options])
+
+
+def exported(work: Path, target: Path, *options: str) -> int:
+    return export_cams.main([str(target), "--work_dir", str(work), "--num_workers", "0", *options])
+
+
+def cam(work: Path, image_id: str) -> Path:
+    return work / "result/cam" / f"{image_id}.npz"
+
+
+def assert_maps(work: Path, maps: dict[str, np.ndarray], tolerance: float = FLOAT16) -> None:
+    """The CAMs are those maps, of the classes of the pictures, at both sizes."""
+    for image_id, expected in maps.items():
+        found = load_cam(cam(work, image_id))
+        order = np.argsort(found.keys)
+        assert found.keys[order].tolist() == KEYS[image_id]
+        np.testing.assert_allclose(found.high_res[order], expected, atol=tolerance)
+        height, width, _ = PICTURES[image_id]
+        assert found.cam.shape == (len(expected), -(-height // 4), -(-width // 4))
