@@ -7,6 +7,7 @@ workers and folders are not.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ _IRN_TRAINING = (
 _WALK = ("irn_backbone", "irn_min_input", "beta", "exp_times", "walk_radius", "precision")
 
 
+IMPORT_STEP = "import_cams"
+_IMPORT_REDO = f"python -m step.{IMPORT_STEP} and --overwrite"
 _MISSING = "(missing)"
 
 
@@ -112,6 +115,23 @@ def cams(args: argparse.Namespace) -> Record:
         names += ("cnn",)
         inputs["cam_weights"] = _file_hash(args.cam_weights_name)
     return Record("make_cam", _arguments(args, names), inputs)
+
+
+def imported_cams(args: argparse.Namespace, source: str) -> Record:
+    """CAMs that another method made.
+
+    Args:
+        args: options of `step.import_cams`.
+        source: hash of the files that were imported.
+    """
+    names = ("background", "normalise", "stretch")
+    return Record(IMPORT_STEP, _arguments(args, names), {"source": source})
+
+
+def is_imported(folder: Path) -> bool:
+    """Whether CAMs are those of another method."""
+    recorded = read_record(folder)
+    return recorded is not None and recorded.step == IMPORT_STEP
 
 
 def uses_cnn(args: argparse.Namespace) -> bool:
@@ -191,14 +211,19 @@ def require_input(
     """Stop when an input is missing or was made by something else (see `check_record`).
 
     What would make it now is worked out only when there is a record to compare with: weights
-    from elsewhere need no training list.
+    from elsewhere need no training list. Imported CAMs are what they are; only their classes must
+    be those of now.
     """
     if not target.exists():
         raise UserError(
             f"{target} does not exist; run the step that makes it or correct the option."
         )
-    if read_record(target) is None:
+    recorded = read_record(target)
+    if recorded is None:
         log(f"{target} has no record of what made it and is used as it is.")
+    elif is_imported(target):
+        same = {**recorded.arguments, "class_names": args.class_names}
+        check_record(target, replace(recorded, arguments=same), args.force, _IMPORT_REDO)
     else:
         check_record(target, expected(args), args.force)
 
@@ -211,7 +236,8 @@ def require_ids(folder: Path, suffix: str, ids: tuple[str, ...], step: str) -> N
     """
     missing = [image_id for image_id in ids if not (folder / f"{image_id}{suffix}").is_file()]
     if missing:
+        maker = IMPORT_STEP if is_imported(folder) else step
         raise UserError(
             f"{len(missing)} of {len(ids)} files are missing in {folder}, the first is "
-            f"{missing[0]}{suffix}; run step {step} for this list."
+            f"{missing[0]}{suffix}; run step {maker} for this list."
         )

@@ -160,7 +160,7 @@ def _data(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--classes", help="own class names, one per line (default: VOC's 20)")
     group.add_argument(
         "--cls_labels",
-        help="image labels instead of XML: CSV 'id,name[;name]' or JSON {id: [names]}",
+        help="instead of XML: CSV 'id,name[;name]', JSON {id: [names]} or cls_labels.npy",
     )
 
 

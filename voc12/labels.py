@@ -1,4 +1,4 @@
-"""Class names and image-level labels, from VOC annotations or from a CSV or JSON file."""
+"""Class names and image-level labels, from VOC annotations or from a CSV, JSON or NPY file."""
 
 import csv
 import hashlib
@@ -14,7 +14,8 @@ import numpy as np
 from misc.errors import UserError
 from misc.files import read_json, write_json
 from misc.maps_io import IGNORE_LABEL
-from voc12.devkit import Devkit
+from misc.npy_files import read_npy
+from voc12.devkit import IMAGE_SUFFIXES, Devkit
 from voc12.lists import some_of
 
 VOC_CLASSES = (
@@ -42,6 +43,8 @@ VOC_CLASSES = (
 BACKGROUND = "background"
 SEPARATOR = ";"
 """Between the class names of one picture in a CSV file."""
+
+_VOC_DIGITS, _COCO_DIGITS = 10, 12
 
 MAX_CLASSES = IGNORE_LABEL - 1
 MAX_KNOWN_SHOWN = 30
@@ -96,7 +99,7 @@ def load_image_labels(
         ids: picture ids.
         root: of the devkit; object names in Annotations/ID.xml count, difficult objects too.
         classes: names of the C foreground classes.
-        cls_labels: CSV (`id,name[;name]`) or JSON ({id: [names] or name}) used instead of XML.
+        cls_labels: CSV, JSON or NPY file used instead of XML, see `read_cls_labels`.
         cache_dir: where the names read from XML are kept; a changed annotation is read again.
 
     Returns:
@@ -106,7 +109,7 @@ def load_image_labels(
         UserError: ids without label, malformed files or unknown class names.
     """
     if cls_labels is not None:
-        table = read_cls_labels(cls_labels)
+        table = read_cls_labels(cls_labels, classes)
         entries = {image_id: table[image_id] for image_id in ids if image_id in table}
         where = str(cls_labels)
     else:
@@ -116,8 +119,8 @@ def load_image_labels(
     if missing:
         raise UserError(
             f"{len(missing)} of {len(ids)} pictures have no image label in {where}: "
-            f"{some_of(missing)}; add them, or name a CSV (id,name;name) or JSON file that has all "
-            "of them with --cls_labels."
+            f"{some_of(missing)}; add them, or name a CSV (id,name;name), JSON or NPY file that "
+            "has all of them with --cls_labels."
         )
     index = {name: position for position, name in enumerate(classes)}
     return {image_id: _multi_hot(entries[image_id], index) for image_id in ids}
@@ -158,11 +161,17 @@ def read_annotation(path: Path) -> ImageNames | None:
     return ImageNames(tuple(dict.fromkeys(names)), str(path))
 
 
-def read_cls_labels(path: Path) -> dict[str, ImageNames]:
-    """Class names by picture id from a CSV or, if it ends in .json, a JSON file.
+def read_cls_labels(path: Path, classes: Sequence[str]) -> dict[str, ImageNames]:
+    """Class names by picture id from a CSV or, if it ends in .json or .npy, such a file.
 
     CSV lines are `id,name[;name]`, with no name for background only; a first line that starts
-    with `id,` is a header. JSON is {id: [names]} or {id: "name"}.
+    with `id,` is a header. JSON is {id: [names]} or {id: "name"}. NPY is a dictionary of one 0 or
+    1 per class by id, as `cls_labels.npy` and `cls_labels_onehot.npy` of other methods have it;
+    its ids are text or whole numbers, see `ids_of_number`.
+
+    Args:
+        path: the file.
+        classes: names of the C foreground classes, in the order of the numbers of an NPY file.
 
     Raises:
         UserError: the file is missing or malformed, or an id appears twice.
@@ -170,6 +179,8 @@ def read_cls_labels(path: Path) -> dict[str, ImageNames]:
     path = Path(path)
     if path.suffix.lower() == ".json":
         return _read_json_labels(path)
+    if path.suffix.lower() == ".npy":
+        return _read_npy_labels(path, classes)
     return _read_csv_labels(path)
 
 
@@ -215,6 +226,56 @@ def _read_json_labels(path: Path) -> dict[str, ImageNames]:
             )
         table[image_id] = ImageNames(_split(SEPARATOR.join(names)), f"{path}, entry {image_id!r}")
     return table
+
+
+def _read_npy_labels(path: Path, classes: Sequence[str]) -> dict[str, ImageNames]:
+    content = read_npy(path)
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} is not a dictionary of image labels by id, as cls_labels.npy of other methods "
+            "is; name such a file, or a CSV (id,name;name) or JSON file."
+        )
+    table = {}
+    for key, vector in content.items():
+        entry = ImageNames(_present(vector, classes, f"{path}, entry {key!r}"), str(path))
+        table.update(dict.fromkeys(_ids_of(key, path), entry))
+    return table
+
+
+def _present(vector: object, classes: Sequence[str], where: str) -> tuple[str, ...]:
+    """Names of the classes whose number is 1."""
+    try:
+        numbers = np.asarray(vector, float)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.array(np.nan)
+    if numbers.shape != (len(classes),) or not np.isin(numbers, (0, 1)).all():
+        raise UserError(
+            f"{where} is not a vector of {len(classes)} numbers 0 or 1, one for each class; write "
+            "it again without background and scores, or name the classes with --classes."
+        )
+    return tuple(classes[position] for position in np.flatnonzero(numbers))
+
+
+def _ids_of(key: object, path: Path) -> tuple[str, ...]:
+    if type(key) is int:
+        return ids_of_number(key)
+    if not isinstance(key, str):
+        raise UserError(f"{path}, entry {key!r}: ids are text or whole numbers.")
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if key.endswith(suffix)), "")
+    return (key.removesuffix(suffix),)
+
+
+def ids_of_number(number: int) -> tuple[str, ...]:
+    """The ids that other methods write as a whole number.
+
+    2007000032 is `2007_000032` of VOC, 9 is `COCO_train2014_000000000009` (or val2014, or only the
+    twelve digits) of COCO; each may also be an id of its own.
+    """
+    text = str(number)
+    if len(text) == _VOC_DIGITS:
+        return text, f"{text[:4]}_{text[4:]}"
+    digits = f"{number:0{_COCO_DIGITS}d}"
+    return text, digits, f"COCO_train2014_{digits}", f"COCO_val2014_{digits}"
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def find_problems(
         mask_ids: ids whose label map (values 0..C and 255, size of the picture) is needed.
         object_mask_ids: ids whose SegmentationObject map is needed.
         label_ids: ids whose image labels are needed.
-        cls_labels: CSV or JSON file used instead of Annotations.
+        cls_labels: CSV, JSON or NPY file used instead of Annotations.
         mask_dir: folder with ID.png used instead of the devkit's masks.
 
     Returns:
@@ -81,7 +81,7 @@ def find_problems(
         "object_masks": tuple(object_mask_ids),
         "labels": tuple(label_ids),
     }
-    table, problems = _read_label_table(cls_labels if needed["labels"] else None)
+    table, problems = _read_label_table(cls_labels if needed["labels"] else None, classes)
     missing = _missing_folders(devkit, needed, cls_labels is not None, mask_dir)
     if missing:
         problems += [text + _inner_root_hint(devkit.root) for text in missing.values()]
@@ -116,9 +116,11 @@ def require_no_problems(problems: Sequence[str]) -> None:
     raise UserError("\n".join(lines))
 
 
-def _read_label_table(path: Path | None) -> tuple[dict[str, ImageNames] | None, list[str]]:
+def _read_label_table(
+    path: Path | None, classes: Sequence[str]
+) -> tuple[dict[str, ImageNames] | None, list[str]]:
     try:
-        return (None if path is None else read_cls_labels(path)), []
+        return (None if path is None else read_cls_labels(path, classes)), []
     except UserError as error:
         return None, [f"unusable image labels: {error}"]
 
