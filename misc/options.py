@@ -41,6 +41,7 @@ STEP_NAMES = (
     "eval_sem_seg",
 )
 MASK_STEP = "make_sem_seg_labels"
+DEFAULT_EVAL_LIST = "train"
 # Published names of the switches, where they differ from the step's name.
 _SWITCHES = {
     "make_ins_seg_labels": "make_ins_seg_pass",
@@ -153,9 +154,9 @@ def _data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval_list",
         "--chainer_eval_set",
-        default="train",
+        default=DEFAULT_EVAL_LIST,
         help="list whose pictures are scored, as far as they have outputs and masks; where there "
-        "are none, those of --infer_list are",
+        "are none, or --infer_list has none of the default list, --infer_list is scored",
     )
     group.add_argument("--classes", help="own class names, one per line (default: VOC's 20)")
     group.add_argument(

@@ -1,7 +1,7 @@
 """Which pictures a scoring step scores, and how it tells the scores.
 
-Scored is the part of `--eval_list` that has both an output and ground truth, whatever list the
-outputs were made for. Where that part is empty, the inference list is scored instead.
+Scored is the part of `--eval_list` that has both an output and ground truth. Where that part is
+empty, or the list is the default and has no picture of the inference list, the latter is scored.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from misc.errors import UserError
 from misc.evaluation import by_class, describe, percent, show
 from misc.metrics import SegmentationScores, nan_mean
+from misc.options import DEFAULT_EVAL_LIST
 from misc.progress import log
 from voc12.devkit import Devkit
 from voc12.lists import IdList
@@ -82,21 +83,37 @@ def find_scored(
         to_be_made: ids that will have an output when the step runs.
 
     Returns:
-        Pictures of the evaluation list, or of the inference list when none of the former can be
-        scored; None when there are none of these either.
+        Pictures of the evaluation list or, where these cannot be scored or belong to another list
+        than the outputs, of the inference list; None when nothing can be scored.
     """
-    source, made = open_source(args), set(to_be_made)
-    for name in dict.fromkeys((args.eval_list, args.infer_list)):
-        pictures = source.id_list(name)
+    devkit, made = open_source(args).devkit, set(to_be_made)
+    for pictures in _candidates(args):
         ids = tuple(
             i
             for i in pictures.ids
             if (i in made or output_path(args, step, i).is_file())
-            and _has_truth(source.devkit, i, SCORING_STEPS[step].objects)
+            and _has_truth(devkit, i, SCORING_STEPS[step].objects)
         )
         if ids:
             return Scored(pictures, ids)
     return None
+
+
+def _candidates(args: argparse.Namespace) -> list[IdList]:
+    """The lists that may be scored, the wanted one first.
+
+    That is the evaluation list; but the default, `train`, gives way to an inference list that it
+    has no picture in common with.
+    """
+    source = open_source(args)
+    wanted = source.id_list(args.eval_list)
+    try:
+        inferred = source.id_list(args.infer_list)
+    except UserError:  # nothing is made for it, or the step that makes it says so
+        return [wanted]
+    if args.eval_list == DEFAULT_EVAL_LIST and not set(wanted.ids).intersection(inferred.ids):
+        return [inferred, wanted]
+    return [wanted, inferred]
 
 
 def scored_pictures(args: argparse.Namespace, step: str) -> Scored:
@@ -109,10 +126,9 @@ def scored_pictures(args: argparse.Namespace, step: str) -> Scored:
     if scored is None:
         raise UserError(nothing_to_score(args, step))
     if scored.pictures.ids != wanted.ids:
-        what = SCORING_STEPS[step].what
         log(
-            f"{step}: no picture of {describe(wanted)} has {what} and ground truth; scored is the "
-            f"inference list {scored.pictures.name}."
+            f"{step}: {describe(wanted)} has no picture with {SCORING_STEPS[step].what} and ground "
+            f"truth, or none of the inference list; scored is list {scored.pictures.name}."
         )
     return scored
 
@@ -120,7 +136,9 @@ def scored_pictures(args: argparse.Namespace, step: str) -> Scored:
 def nothing_to_score(args: argparse.Namespace, step: str) -> str:
     """Why a scoring step has nothing to do, and what helps."""
     maker, folder, _, what, objects = SCORING_STEPS[step]
-    truth = "masks in SegmentationClass and SegmentationObject" if objects else "a mask"
+    truth = (
+        "SegmentationClass and SegmentationObject masks" if objects else "a SegmentationClass mask"
+    )
     return (
         f"{step} has nothing to score: no picture of --eval_list {args.eval_list} or --infer_list "
         f"{args.infer_list} has both {what} in {getattr(args, folder)} and {truth} in "

@@ -181,8 +181,8 @@ def test_the_inference_list_is_scored_where_the_evaluation_list_has_nothing(
     capsys.readouterr()
     assert step.run(args) == expected
     told = capsys.readouterr().out
-    assert "no picture of list other (1 pictures" in told
-    assert "scored is the inference list mine" in told
+    assert "list other (1 pictures" in told
+    assert "scored is list mine" in told
     assert "on 2 of 2 pictures of list mine" in told
 
 

@@ -340,7 +340,7 @@ def test_more_pictures_are_added_to_the_same_folder(
         assert all(output(work, kind, i).is_file() for i in VAL_IDS), kind
     assert not output(work, "ir_label", VAL_IDS[0]).exists()
     lists = {step["list"] for step in metrics(work)["steps"].values() if "list" in step}
-    assert lists == {"train"}  # whatever the inference list is
+    assert lists == {"val"}  # which has no picture of the default list
 
 
 def test_missing_outputs_of_the_step_before_are_counted(

@@ -139,9 +139,19 @@ def test_the_inference_list_is_scored_where_the_evaluation_list_has_no_output(
     assert again["steps"]["eval_sem_seg"]["list"] == "train"
     text = log_of(work)
     for step in ("eval_cam", "eval_ins_seg", "eval_sem_seg"):
-        assert f"{step}: no picture of list val (2 pictures" in text
+        assert f"{step}: list val (2 pictures" in text and "scored is list train" in text
     assert text.count("on 6 of 6 pictures of list train") == 3
     assert "IoU in % on list train (6 of 6 pictures)" in text
+
+
+def test_a_list_that_is_named_is_scored_whatever_the_inference_list_is(
+    sample: Path, finished: Path, tmp_path: Path
+) -> None:
+    work = copy_of(finished, tmp_path / "work")
+    two = write_list(tmp_path / "two.txt", (*TRAIN_IDS[:2], *VAL_IDS))
+    assert run(sample, work, "--steps", "eval_sem_seg", eval_list=two, infer_list="val") == 0
+    scores = metrics(work)["steps"]["eval_sem_seg"]
+    assert (scores["list"], scores["pictures"], scores["list_pictures"]) == ("two", 2, 4)
 
 
 @pytest.mark.parametrize(
