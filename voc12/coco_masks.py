@@ -180,7 +180,7 @@ def rasterise(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarra
     if segmentation is None or isinstance(segmentation, list):
         return _fill_polygons(segmentation or [], size, where)
     if isinstance(segmentation, dict):
-        return _unroll(segmentation, size, where)
+        return _unroll(_counts_of(segmentation, size, where), size)
     raise UserError(
         f"{where} has a segmentation that is neither a list of polygons nor run lengths; correct "
         "or remove it."
@@ -194,7 +194,10 @@ def _fill_polygons(polygons: list[Any], size: tuple[int, int], where: str) -> np
     if not rings:
         return np.zeros(size, bool)
     mask = require_pycocotools()
-    return mask.decode(mask.merge(mask.frPyObjects(rings, *size))).astype(bool)
+    # Its own decoder relies on what numpy is about to drop.
+    return _unroll(
+        decode_counts(mask.merge(mask.frPyObjects(rings, *size))["counts"].decode()), size
+    )
 
 
 def _ring(polygon: Any, size: tuple[int, int], where: str) -> list[float]:
@@ -217,7 +220,8 @@ def _ring(polygon: Any, size: tuple[int, int], where: str) -> list[float]:
     return numbers.tolist()
 
 
-def _unroll(run_lengths: dict[str, Any], size: tuple[int, int], where: str) -> np.ndarray:
+def _counts_of(run_lengths: dict[str, Any], size: tuple[int, int], where: str) -> list[int]:
+    """The run lengths of an annotation, if they fit its picture."""
     if run_lengths.get("size") != list(size):
         raise UserError(
             f"{where} has run lengths of size {run_lengths.get('size')}, but its picture is "
@@ -232,6 +236,10 @@ def _unroll(run_lengths: dict[str, Any], size: tuple[int, int], where: str) -> n
             f"{where} has run lengths that do not add up to the {size[0] * size[1]} pixels of its "
             "picture; correct or remove it."
         )
+    return counts
+
+
+def _unroll(counts: Sequence[int], size: tuple[int, int]) -> np.ndarray:
     inside = np.arange(len(counts)) % 2 == 1
     return np.repeat(inside, counts).reshape(size[::-1]).T.copy()
 
