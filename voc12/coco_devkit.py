@@ -262,14 +262,11 @@ def _require_ours(output: Path, record: Record, texts: Mapping[str, str]) -> Non
     written = read_json(record_path(masks))["facts"].get("files", {}) if recorded else {}
     for name, text in texts.items():
         path = output / name
-        if path.exists() and _digest(path) not in (written.get(name), _sha256(text)):
+        known = written.get(name), _sha256(text)
+        if path.exists() and not (path.is_file() and sha256_file(path) in known):
             raise UserError(
                 f"{path} is not as this command writes it; move it away or choose another --output."
             )
-
-
-def _digest(path: Path) -> str | None:
-    return sha256_file(path) if path.is_file() else None
 
 
 def _sha256(text: str) -> str:
