@@ -19,9 +19,9 @@ from misc.files import atomic_path, read_json, sha256_file
 from misc.parallel import map_pictures
 from misc.progress import log, progress, set_log_file
 from misc.provenance import Record, read_record, record_path, remove_outputs, write_record
-from voc12.coco_index import AnnotationIndex, Picture, read_index
+from voc12.coco_index import AnnotationIndex, read_index
 from voc12.coco_masks import RULES, MaskJob, Tally, make_masks, require_pycocotools
-from voc12.devkit import IMAGE_FOLDER, LIST_FOLDER, MASK_FOLDER, Devkit
+from voc12.devkit import IMAGE_FOLDER, LIST_FOLDER, MASK_FOLDER
 from voc12.labels import SEPARATOR
 from voc12.lists import IdList, some_of
 
@@ -40,17 +40,17 @@ class Split(NamedTuple):
         name: such as `train2014`.
         index: its annotations.
         sha256: of the annotation file.
-        sources: for each picture of the index its file; None where it is not there.
+        folders: for each picture of the index where its file lies; None where it is not there.
     """
 
     name: str
     index: AnnotationIndex
     sha256: str
-    sources: tuple[Path | None, ...]
+    folders: tuple[Path | None, ...]
 
     def rows(self) -> Iterator[int]:
         """Numbers of the pictures that are there."""
-        return (row for row, source in enumerate(self.sources) if source is not None)
+        return (row for row, folder in enumerate(self.folders) if folder is not None)
 
     def ids(self, annotated: bool) -> tuple[str, ...]:
         """The pictures that are there with, or without, any annotation."""
@@ -62,8 +62,8 @@ class Split(NamedTuple):
 
     def missing(self) -> tuple[str, ...]:
         """The pictures that are not there."""
-        pairs = zip(self.index.pictures, self.sources, strict=True)
-        return tuple(picture.image_id for picture, source in pairs if source is None)
+        pairs = zip(self.index.pictures, self.folders, strict=True)
+        return tuple(picture.image_id for picture, folder in pairs if folder is None)
 
 
 def convert(
@@ -131,21 +131,12 @@ def _annotation_path(root: Path, split: str) -> Path:
 def _read_split(root: Path, output: Path, name: str) -> Split:
     path = _annotation_path(root, name)
     index = read_index(path)
-    devkit = Devkit(output)
-    sources = tuple(
-        _source(root / name, devkit, picture)
+    candidates = (root / name, output / IMAGE_FOLDER)
+    folders = tuple(
+        next((folder for folder in candidates if (folder / picture.file_name).is_file()), None)
         for picture in progress(index.pictures, f"looking for the pictures of {name}")
     )
-    return Split(name, index, sha256_file(path), sources)
-
-
-def _source(folder: Path, devkit: Devkit, picture: Picture) -> Path | None:
-    """The file of a picture: in the folder of its split, else in JPEGImages already."""
-    path = folder / picture.file_name
-    if path.is_file():
-        return path
-    placed = devkit.image_path(picture.image_id)
-    return placed if placed.is_file() else None
+    return Split(name, index, sha256_file(path), folders)
 
 
 def _require_one_data_set(parts: Sequence[Split]) -> None:
@@ -175,7 +166,7 @@ def _names(parts: Sequence[Split]) -> list[str]:
 
 def _require_pictures(root: Path, parts: Sequence[Split], skip_missing: bool) -> None:
     for part in parts:
-        missing, total = part.missing(), len(part.sources)
+        missing, total = part.missing(), len(part.folders)
         if len(missing) == total or (missing and not skip_missing):
             rest = "" if len(missing) == total else ", or leave them out with --skip_missing"
             raise UserError(
@@ -314,13 +305,10 @@ def _link_pictures(output: Path, parts: Sequence[Split]) -> None:
     """Make every picture appear in JPEGImages without copying it."""
     folder = (output / IMAGE_FOLDER).resolve()
     for part in parts:
-        roots: dict[Path, Path] = {}  # folders of pictures, links in their paths resolved
+        real = {place: place.resolve() for place in set(part.folders) if place is not None}
         for row in progress(list(part.rows()), f"linking the pictures of {part.name}"):
-            source = part.sources[row]
-            if source.parent not in roots:
-                roots[source.parent] = source.parent.resolve()
-            link = folder / part.index.pictures[row].file_name
-            link_picture(roots[source.parent] / source.name, link)
+            name = part.index.pictures[row].file_name
+            link_picture(real[part.folders[row]] / name, folder / name)
 
 
 def link_picture(source: Path, link: Path) -> None:

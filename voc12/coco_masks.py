@@ -23,7 +23,7 @@ RULES = "polygons as pycocotools; crowds 255 below objects; smaller objects on t
 
 _LEAST_NUMBERS = 6  # three points
 _OUTSIDE = 10  # sides of the picture that a polygon may reach beyond it
-_CROWD_AREA = np.iinfo(np.int64).max
+_CROWD_AREA = np.iinfo(np.int32).max
 _COUNTS = re.compile("(?:[P-o]{0,6}[0-O])*")  # digits that go on, then one that ends the number
 
 
@@ -145,23 +145,24 @@ def draw(
         UserError: an annotation cannot be understood.
     """
     size = picture.height, picture.width
-    label = np.full(size, BACKGROUND_LABEL, np.uint8)
-    owner_area = np.full(size, _CROWD_AREA, np.int64)
+    # Column by column, as the run lengths are.
+    label = np.full(picture.height * picture.width, BACKGROUND_LABEL, np.uint8)
+    owner_area = np.full(label.shape, _CROWD_AREA, np.int32)
     crowds = invisible = 0
     for annotation in annotations:
         where = f"annotation {annotation.get('id')} of {picture.file_name}"
-        region = rasterise(annotation.get("segmentation"), size, where)
+        pixels = object_pixels(annotation.get("segmentation"), size, where)
         is_crowd = bool(annotation.get("iscrowd"))
-        area = int(region.sum())
-        crowds, invisible = crowds + is_crowd, invisible + (area == 0)
-        rank = _CROWD_AREA if is_crowd else area
-        region &= owner_area >= rank
-        label[region] = IGNORE_LABEL if is_crowd else labels[annotation["category_id"]]
-        owner_area[region] = rank
+        crowds, invisible = crowds + is_crowd, invisible + (len(pixels) == 0)
+        rank = _CROWD_AREA if is_crowd else len(pixels)
+        on_top = pixels[owner_area[pixels] >= rank]
+        label[on_top] = IGNORE_LABEL if is_crowd else labels[annotation["category_id"]]
+        owner_area[on_top] = rank
+    label = np.ascontiguousarray(label.reshape(size[::-1]).T)
     return label, Tally(1, len(annotations), crowds, invisible)
 
 
-def rasterise(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray:
+def object_pixels(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray:
     """The pixels of an object.
 
     Args:
@@ -172,7 +173,7 @@ def rasterise(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarra
         where: the annotation, for messages.
 
     Returns:
-        (h, w) bool, a new array.
+        (n,) int64, ascending: the pixel in row y and column x is x * h + y.
 
     Raises:
         UserError: it is something else, or does not fit the picture.
@@ -180,7 +181,7 @@ def rasterise(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarra
     if segmentation is None or isinstance(segmentation, list):
         return _fill_polygons(segmentation or [], size, where)
     if isinstance(segmentation, dict):
-        return _unroll(_counts_of(segmentation, size, where), size)
+        return _unroll(_counts_of(segmentation, size, where))
     raise UserError(
         f"{where} has a segmentation that is neither a list of polygons nor run lengths; correct "
         "or remove it."
@@ -192,12 +193,10 @@ def _fill_polygons(polygons: list[Any], size: tuple[int, int], where: str) -> np
     # pycocotools would take four numbers for a box.
     rings = [ring for ring in rings if len(ring) >= _LEAST_NUMBERS]
     if not rings:
-        return np.zeros(size, bool)
+        return np.zeros(0, np.int64)
     mask = require_pycocotools()
     # Its own decoder relies on what numpy is about to drop.
-    return _unroll(
-        decode_counts(mask.merge(mask.frPyObjects(rings, *size))["counts"].decode()), size
-    )
+    return _unroll(decode_counts(mask.merge(mask.frPyObjects(rings, *size))["counts"].decode()))
 
 
 def _ring(polygon: Any, size: tuple[int, int], where: str) -> list[float]:
@@ -220,32 +219,37 @@ def _ring(polygon: Any, size: tuple[int, int], where: str) -> list[float]:
     return numbers.tolist()
 
 
-def _counts_of(run_lengths: dict[str, Any], size: tuple[int, int], where: str) -> list[int]:
+def _counts_of(run_lengths: dict[str, Any], size: tuple[int, int], where: str) -> np.ndarray:
     """The run lengths of an annotation, if they fit its picture."""
     if run_lengths.get("size") != list(size):
         raise UserError(
             f"{where} has run lengths of size {run_lengths.get('size')}, but its picture is "
             f"{list(size)} (height, width); correct or remove it."
         )
-    counts = run_lengths.get("counts")
+    counts, total = run_lengths.get("counts"), size[0] * size[1]
     if isinstance(counts, str):
         counts = decode_counts(counts)
-    whole = isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts)
-    if not whole or sum(counts) != size[0] * size[1]:
+    elif isinstance(counts, list) and all(type(n) is int and 0 <= n <= total for n in counts):
+        counts = np.array(counts, np.int64)
+    else:
+        counts = None
+    if counts is None or (counts < 0).any() or (counts > total).any() or counts.sum() != total:
         raise UserError(
-            f"{where} has run lengths that do not add up to the {size[0] * size[1]} pixels of its "
-            "picture; correct or remove it."
+            f"{where} has run lengths that do not add up to the {total} pixels of its picture; "
+            "correct or remove it."
         )
     return counts
 
 
-def _unroll(counts: Sequence[int], size: tuple[int, int]) -> np.ndarray:
-    inside = np.arange(len(counts)) % 2 == 1
-    return np.repeat(inside, counts).reshape(size[::-1]).T.copy()
+def _unroll(counts: np.ndarray) -> np.ndarray:
+    """Places of the pixels in every second run."""
+    starts, lengths = np.cumsum(counts)[: len(counts) - 1 : 2], counts[1::2]
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
-def decode_counts(text: str) -> list[int] | None:
-    """Run lengths from COCO's compressed text; None if it is not one.
+def decode_counts(text: str) -> np.ndarray | None:
+    """Run lengths (n,) int64 from COCO's compressed text; None if it is not one.
 
     A character stands for six bits (its code minus 48): five of a number, the lowest first, and one
     that says whether the number goes on; the last five carry the sign. From the fourth number on,
@@ -253,15 +257,13 @@ def decode_counts(text: str) -> list[int] | None:
     """
     if not _COUNTS.fullmatch(text):
         return None
-    counts: list[int] = []
-    number = shift = 0
-    for code in text.encode("ascii"):
-        digit = code - 48
-        number |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:
-            continue
-        number -= (digit & 16) and 1 << shift
-        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-        number = shift = 0
+    digits = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(digits < 32)
+    starts = np.concatenate(([0], ends[:-1] + 1))[: len(ends)]
+    shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, ends - starts + 1))
+    sums = np.concatenate(([0], np.cumsum((digits & 31) << shifts)))
+    counts = sums[ends + 1] - sums[starts]
+    counts -= np.where(digits[ends] & 16, 1 << (shifts[ends] + 5), 0)
+    for first in (1, 2):
+        counts[first::2] = np.cumsum(counts[first::2])
     return counts
