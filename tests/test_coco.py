@@ -123,7 +123,7 @@ def test_the_log_says_what_labels_mean_and_what_became_of_pictures(converted: Pa
     assert "list train2014: 3 pictures; 1 without any annotation are left out" in text
     assert "train2014: 4 masks drawn" in text
     assert "8 annotations in the new ones, of which 1 are crowds (255) and 4 have no pixel" in text
-    assert "--preset coco --voc12_root" in text
+    assert f"next: python run_sample.py --preset coco --voc12_root {converted}\n" in text
 
 
 def test_the_record_says_what_made_the_masks(converted: Path) -> None:
@@ -148,6 +148,8 @@ def test_parts_may_have_any_names(root: Path) -> None:
     source.rename(source.with_name("instances_mine.json"))
     assert convert(root, "--splits", "mine") == 0
     assert resolve_list("mine", root).ids == tuple(TRAIN_IDS[:3])
+    lists = "--train_list mine --val_list none --infer_list mine --eval_list mine"
+    assert f"--preset coco --voc12_root {root} {lists}\n" in (root / "coco.log").read_text()
 
 
 def test_processes_draw_the_same_masks(root: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import os
+import shlex
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +20,13 @@ from misc.files import atomic_path, read_json, sha256_file
 from misc.parallel import map_pictures
 from misc.progress import log, progress, set_log_file
 from misc.provenance import Record, read_record, record_path, remove_outputs, write_record
+from voc12.coco import SPLITS
 from voc12.coco_index import AnnotationIndex, read_index
 from voc12.coco_masks import RULES, MaskJob, Tally, make_masks, require_pycocotools
 from voc12.devkit import IMAGE_FOLDER, LIST_FOLDER, MASK_FOLDER
 from voc12.labels import SEPARATOR
 from voc12.lists import IdList, some_of
+from voc12.source import NO_LIST
 
 STEP = "voc12.coco"
 CLASSES_FILE, CATEGORIES_FILE, LABELS_FILE = "classes.txt", "categories.csv", "labels.csv"
@@ -102,7 +105,7 @@ def convert(
     _write_record(output, parts, record, texts)
     _tell(output, parts)
     _draw(output, parts, num_workers)
-    log(f"next: python run_sample.py --preset coco --voc12_root {output}")
+    log(f"next: {_next_command(output, splits)}")
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -418,6 +421,16 @@ def _tell_of_pictures(part: Split) -> None:
             f"{part.index.path.name}: {part.index.orphans} annotations are of pictures that the "
             "file does not name; they are left out."
         )
+
+
+def _next_command(output: Path, splits: Sequence[str]) -> str:
+    """The run that these lists are for; the first one is trained on, the second validated."""
+    words = ["python", "run_sample.py", "--preset", "coco", "--voc12_root", str(output)]
+    if tuple(splits) != SPLITS:
+        first, second = (*splits, NO_LIST)[:2]
+        words += ["--train_list", first, "--val_list", second]
+        words += ["--infer_list", first, "--eval_list", first]
+    return shlex.join(words)
 
 
 def _telling_labels(numbers: Sequence[int]) -> list[int]:
