@@ -253,7 +253,7 @@ def _require_ours(output: Path, record: Record, texts: Mapping[str, str]) -> Non
             f"{output} was also made from {', '.join(forgotten)}; name all parts with --splits, or "
             "choose another --output."
         )
-    written = read_json(record_path(masks))["facts"].get("files", {}) if recorded else {}
+    written = read_json(record_path(masks)).get("facts", {}).get("files", {}) if recorded else {}
     for name, text in texts.items():
         path = output / name
         known = written.get(name), _sha256(text)
