@@ -122,6 +122,13 @@ def test_smaller_object_is_on_top_and_crowds_lie_below() -> None:
         assert tally == Tally(pictures=1, objects=3, crowds=1)
 
 
+def test_small_crowd_on_a_large_object_is_hidden() -> None:
+    large = coco.annotation(1, 1, 1, [coco.square(0, 0, 8, 8)])
+    crowd = coco.annotation(2, 1, 2, [coco.square(6, 0, 10, 2)], crowd=1)
+    for annotations in ((large, crowd), (crowd, large)):
+        assert mask_of(*annotations)[0][0].tolist() == [1] * 8 + [255] * 2
+
+
 def test_later_of_two_equally_large_objects_is_on_top() -> None:
     first = coco.annotation(1, 1, 1, [coco.square(0, 0, 4, 4)])
     second = coco.annotation(2, 1, 2, [coco.square(2, 0, 6, 4)])
