@@ -102,6 +102,11 @@ def prepare_data(args: Namespace) -> None:
         args.voc12_root = synthetic.build(args.work_dir / SAMPLE_FOLDER, **SAMPLE_PICTURES)
         log(f"the built-in sample is in {args.voc12_root}")
     args.voc12_root = expand_user(args.voc12_root).resolve()
+    if args.preset == "coco" and not Path(args.classes).is_file():
+        raise UserError(
+            f"{args.classes} does not exist; python -m voc12.coco ROOT writes it, with everything "
+            "else that --preset coco reads."
+        )
     args.class_names = open_source(args).classes
     args.num_classes = len(args.class_names)
 

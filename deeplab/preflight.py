@@ -237,5 +237,5 @@ def _warn_of_overlap(config: Config, pictures: IdList) -> None:
 
 def _require(problems: Sequence[str]) -> None:
     """Stop on problems, in the words of this configuration."""
-    with translated_options({"--voc12_root": "DATASET.ROOT"}):
+    with translated_options({"--voc12_root": "DATASET.ROOT", "--classes": "DATASET.LABELS"}):
         require_no_problems(problems)

@@ -27,7 +27,7 @@ from misc.option_types import (
     scale_list,
     seed,
 )
-from misc.presets import PRESETS
+from misc.presets import PRESETS, ROOT_FIELD
 
 STEP_NAMES = (
     "train_cam",
@@ -102,7 +102,8 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--preset",
         default="paper",
         choices=sorted(PRESETS),
-        help="defaults to start from: the published run, or a laptop run on the built-in sample",
+        help="defaults to start from: the published run, the same on COCO 2014 (after python -m "
+        "voc12.coco ROOT), or a laptop run on the built-in sample",
     )
     group.add_argument(
         "--device", default="auto", help="auto (GPU when there is one), cpu, cuda, cuda:INDEX"
@@ -386,10 +387,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.voc12_root is None and preset != "demo":
         parser.error("--voc12_root is required (or try the built-in sample: --preset demo)")
+    _fill_in_root(args)
     require_consistent(args)
     args = resolve_paths(args)
     require_separate_outputs(args)
     return args
+
+
+def _fill_in_root(args: argparse.Namespace) -> None:
+    """Complete the paths of the preset that lie in the data set, unless others were given."""
+    root = str(expand_user(args.voc12_root or ""))
+    for name, value in PRESETS[args.preset].items():
+        if ROOT_FIELD in str(value) and getattr(args, name) == value:
+            setattr(args, name, value.replace(ROOT_FIELD, root))
 
 
 def resolve_paths(args: argparse.Namespace) -> argparse.Namespace:

@@ -23,6 +23,7 @@ _PACKAGES = (
     "opencv-python-headless",
     "tensorboard",
     "pyyaml",
+    "pycocotools",
 )
 _REPOSITORY = Path(__file__).resolve().parent.parent
 

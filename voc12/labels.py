@@ -70,20 +70,35 @@ def load_classes(path: Path | None) -> tuple[str, ...]:
         return VOC_CLASSES
     lines = (line.strip() for line in _read_text(path).splitlines())
     names = tuple(line for line in lines if line)
+    check_class_names(names, str(path))
+    return names
+
+
+def check_class_names(names: Sequence[str], source: str) -> None:
+    """Make sure that names can be those of the foreground classes.
+
+    Args:
+        names: of the classes, in label order.
+        source: the file that names them, for the message.
+
+    Raises:
+        UserError: there are none, duplicates, `background`, or too many.
+    """
     repeated = sorted({name for name in names if names.count(name) > 1})
     if not names:
-        raise UserError(f"{path} names no class; write one class name per line.")
+        raise UserError(f"{source} names no class; write one class name per line.")
     if repeated:
-        raise UserError(f"{path} names {some_of(repeated)} more than once; remove the duplicates.")
+        raise UserError(
+            f"{source} names {some_of(repeated)} more than once; remove the duplicates."
+        )
     if BACKGROUND in names:
-        raise UserError(f"{path} names {BACKGROUND!r}; remove it, label 0 is always background.")
+        raise UserError(f"{source} names {BACKGROUND!r}; remove it, label 0 is always background.")
     if any(SEPARATOR in name for name in names):
-        raise UserError(f"{path} has a class name with {SEPARATOR!r} in it; rename that class.")
+        raise UserError(f"{source} has a class name with {SEPARATOR!r} in it; rename that class.")
     if len(names) > MAX_CLASSES:
         raise UserError(
-            f"{path} names {len(names)} classes; 8-bit masks have room for {MAX_CLASSES}."
+            f"{source} names {len(names)} classes; 8-bit masks have room for {MAX_CLASSES}."
         )
-    return names
 
 
 def load_image_labels(

@@ -13,6 +13,7 @@ import numpy as np
 from misc.errors import UserError
 from misc.maps_io import IGNORE_LABEL, LABEL_VALUES, opened_image, read_label
 from misc.progress import progress
+from misc.provenance import read_record, record_path
 from voc12.devkit import (
     ANNOTATION_FOLDER,
     AUG_MASK_FOLDER,
@@ -82,6 +83,8 @@ def find_problems(
         "labels": tuple(label_ids),
     }
     table, problems = _read_label_table(cls_labels if needed["labels"] else None, classes)
+    if needed["masks"]:
+        problems += _masks_of_other_classes(_mask_folders(devkit, mask_dir), tuple(classes))
     missing = _missing_folders(devkit, needed, cls_labels is not None, mask_dir)
     if missing:
         problems += [text + _inner_root_hint(devkit.root) for text in missing.values()]
@@ -130,10 +133,9 @@ def _missing_folders(
 ) -> dict[str, str]:
     """Purpose -> problem, for every purpose that lacks its folder altogether."""
     root = devkit.root
-    masks = (root / MASK_FOLDER, root / AUG_MASK_FOLDER) if mask_dir is None else (mask_dir,)
     folders = {
         "images": (root / IMAGE_FOLDER,),
-        "masks": masks,
+        "masks": _mask_folders(devkit, mask_dir),
         "object_masks": (root / OBJECT_MASK_FOLDER,),
         "labels": () if own_labels else (root / ANNOTATION_FOLDER,),
     }
@@ -143,6 +145,27 @@ def _missing_folders(
         for purpose, candidates in folders.items()
         if needed[purpose] and candidates and not any(folder.is_dir() for folder in candidates)
     }
+
+
+def _mask_folders(devkit: Devkit, mask_dir: Path | None) -> tuple[Path, ...]:
+    own = (devkit.root / MASK_FOLDER, devkit.root / AUG_MASK_FOLDER)
+    return own if mask_dir is None else (mask_dir,)
+
+
+def _masks_of_other_classes(folders: Sequence[Path], classes: tuple[str, ...]) -> list[str]:
+    """Masks whose record names other classes, which their values alone may not tell."""
+    problems = []
+    for folder in filter(Path.is_dir, folders):
+        record = read_record(folder)
+        names = tuple(record.arguments.get("class_names", classes)) if record else classes
+        if names != classes:
+            pairs = enumerate(itertools.zip_longest(names, classes), start=1)
+            label, (theirs, ours) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
+            problems.append(
+                f"masks of other classes: label {label} is {theirs!r} in {record_path(folder)}, "
+                f"but {ours!r} in this run; name the classes of the masks with --classes"
+            )
+    return problems
 
 
 def _missing_root(root: Path) -> str:
