@@ -110,6 +110,10 @@ def prepare_data(args: Namespace) -> None:
         found = photos.build(args.photos, args.voc12_root, args.photos_long_side)
         args.classes = args.voc12_root / photos.CLASSES_NAME
         args.cls_labels = args.voc12_root / photos.LABELS_NAME
+        if args.init == "random" and args.cnn_weights is None:
+            from misc.progress import log
+
+            log("from random weights few photos teach little: expect rough or wrong masks.")
     elif args.voc12_root is None:
         from misc.progress import log
         from voc12 import synthetic

@@ -68,6 +68,8 @@ def _require_outside(photos: Path, args: Namespace) -> None:
 
 
 def _require_one_source(args: Namespace) -> None:
+    if args.photos == "":
+        raise UserError("--photos is empty; name the folder that holds your class folders.")
     given = [f"--{n}" for n in ("voc12_root", "classes", "cls_labels") if getattr(args, n)]
     if args.photos is not None and given:
         raise UserError(

@@ -257,7 +257,10 @@ def test_a_labels_file_replaces_the_folder_names(
     ("text", "told"),
     [
         ("a,cat\n", "1 are not in .*labels.csv: 'in/b.jpg'"),
-        ("a,cat\nb,cat\nx,y,z\n", "line 3: 'x,y,z' is not of the form id,name;name"),
+        (
+            "a,cat\nb,cat\nx,y,z\n",
+            "1 problem:\n.*\n.*line 3: 'x,y,z' is not of the form id,name;name",
+        ),
         ("a,cat\na,dog\n", "'a' has labels already"),
         ("a,cat\nb,Cat\n", "'Cat' and 'cat' differ in capitals only"),
         ("a,\nb,\n", "all pictures .* are background"),
@@ -463,6 +466,7 @@ def test_random_weights_freeze_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
+        (["--photos", ""], "--photos is empty"),
         (["--voc12_root", "x"], "leave out --voc12_root"),
         (["--classes", "x", "--cls_labels", "y"], "leave out --classes, --cls_labels"),
         (["--work_dir", "{f}/out"], "--work_dir .*/f/out lies in --photos"),

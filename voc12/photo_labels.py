@@ -92,7 +92,7 @@ def _from_file(path: Path, found: Found) -> tuple[Labels, list[str]]:
     try:
         table = read_cls_labels(path)
     except UserError as error:
-        return dict.fromkeys(found.pictures, ()), [f"unusable labels: {error}"]
+        return {}, [f"unusable labels: {error}"]
     labels: Labels = {}
     unknown, problems = [], []
     places = _places(found.pictures)

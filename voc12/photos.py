@@ -90,7 +90,8 @@ def build(folder: Path, target: Path, long_side: int) -> dict[str, Photo]:
     for relative, fact in facts.items():
         groups[fact.sha256].append(relative)
     classes = sorted({name for names in labels.values() for name in names})
-    problems += contradictions(groups.values(), labels) + class_problems(folder, classes)
+    problems += contradictions(groups.values(), labels)
+    problems += class_problems(folder, classes) if labels else []
     require_no_problems(found.problems + problems)
     owners = choose_ids(list(groups.values()), index.ids)
     names = {
