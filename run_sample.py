@@ -1,6 +1,7 @@
 """From image-level labels to pseudo masks: the nine steps of CRT, one after the other.
 
 python run_sample.py --voc12_root VOCdevkit/VOC2012     the published run
+python run_sample.py --photos FOLDER                    your own photos, in a folder per class
 python run_sample.py --preset demo                      the built-in sample on a laptop
 python run_sample.py --help                             every option with its default
 """
@@ -21,6 +22,7 @@ from misc.errors import UserError
 from misc.files import expand_user
 from misc.options import (
     MASK_STEP,
+    PHOTOS_FOLDER,
     SAMPLE_FOLDER,
     SAMPLE_PICTURES,
     STEP_NAMES,
@@ -46,6 +48,7 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     from misc.progress import log, set_log_file
     from step.checks import INFER_LIST_STEPS
     from step.next_command import deeplab_advice
+    from step.photo_changes import check_photos
     from step.plan import remove_before
     from step.report import Report
 
@@ -57,6 +60,7 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     require_one_process()
     select_device(args.device)
     prepare_data(args)
+    check_photos(args)
     steps = preflight(args)
     if MASK_STEP in steps:
         log(f"when {MASK_STEP} is done, {deeplab_advice(args)}")
@@ -70,6 +74,10 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
         elif args.steps is None and not getattr(args, switch_name(name)):
             log(f"{title}: off (--{switch_name(name)})")
     report.log_table()
+    if args.overlays and MASK_STEP in steps:
+        from step import make_overlays
+
+        make_overlays.run(args)
     if args.figure_num and INFER_LIST_STEPS.intersection(steps):
         from step import make_figure
 
@@ -92,10 +100,22 @@ def require_one_process() -> None:
 
 
 def prepare_data(args: Namespace) -> None:
-    """Build the sample when it is asked for, and derive the class names."""
+    """Build the sample or the set of photos that is asked for, and derive the class names."""
     from voc12.source import open_source
 
-    if args.voc12_root is None:
+    found = None
+    if args.photos is not None:
+        from voc12 import photos
+
+        args.voc12_root = args.work_dir / PHOTOS_FOLDER
+        found = photos.build(args.photos, args.voc12_root, args.photos_long_side)
+        args.classes = args.voc12_root / photos.CLASSES_NAME
+        args.cls_labels = args.voc12_root / photos.LABELS_NAME
+        if args.init == "random" and args.cnn_weights is None:
+            from misc.progress import log
+
+            log("from random weights few photos teach little: expect rough or wrong masks.")
+    elif args.voc12_root is None:
         from misc.progress import log
         from voc12 import synthetic
 
@@ -107,7 +127,7 @@ def prepare_data(args: Namespace) -> None:
             f"{args.classes} does not exist; python -m voc12.coco ROOT writes it, with everything "
             "else that --preset coco reads."
         )
-    args.class_names = open_source(args).classes
+    args.class_names = open_source(args, found).classes
     args.num_classes = len(args.class_names)
 
 

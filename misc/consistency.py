@@ -21,6 +21,7 @@ def require_consistent(args: Namespace) -> None:
     Raises:
         UserError: names the options that do not fit together and values that would.
     """
+    _require_one_source(args)
     _require_long_side(args)
     _require_thresholds(args)
     _require_vit_args(args)
@@ -33,7 +34,8 @@ def require_separate_outputs(args: Namespace) -> None:
     """Refuse outputs that would lie in or on each other; paths are absolute by now.
 
     Raises:
-        UserError: two output folders or files are the same, or one folder is inside another.
+        UserError: two output folders or files are the same, or one folder is inside another, or
+            something would be written among the user's photos.
     """
     folders = _paths_of(args, "_out_dir")
     for (first, outer), (second, inner) in permutations(folders.items(), 2):
@@ -46,11 +48,34 @@ def require_separate_outputs(args: Namespace) -> None:
     for (first, one), (second, other) in combinations(weights.items(), 2):
         if one == other:
             raise UserError(f"--{first} and --{second} are both {one}; give each its own file.")
+    if args.photos is not None:
+        _require_outside(args.photos.resolve(), args)
 
 
-def _paths_of(args: Namespace, ending: str) -> dict[str, Path]:
+def _paths_of(args: Namespace, ending: str | tuple[str, ...]) -> dict[str, Path]:
     """The paths of all options whose name ends so."""
     return {n: path.resolve() for n, path in vars(args).items() if n.endswith(ending)}
+
+
+def _require_outside(photos: Path, args: Namespace) -> None:
+    endings = ("work_dir", "_out_dir", "_weights_name", "cache_dir", "result_dir")
+    for name, path in _paths_of(args, endings).items():
+        if path.is_relative_to(photos):
+            raise UserError(
+                f"--{name} {path} lies in --photos {photos}, where nothing is ever written; give "
+                "--work_dir a folder elsewhere."
+            )
+
+
+def _require_one_source(args: Namespace) -> None:
+    if args.photos == "":
+        raise UserError("--photos is empty; name the folder that holds your class folders.")
+    given = [f"--{n}" for n in ("voc12_root", "classes", "cls_labels") if getattr(args, n)]
+    if args.photos is not None and given:
+        raise UserError(
+            f"--photos {args.photos} gives pictures, classes and labels; leave out "
+            f"{', '.join(given)}."
+        )
 
 
 def _require_long_side(args: Namespace) -> None:

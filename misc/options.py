@@ -27,7 +27,7 @@ from misc.option_types import (
     scale_list,
     seed,
 )
-from misc.presets import PRESETS, ROOT_FIELD
+from misc.presets import PRESETS, ROOT_FIELD, defaults
 
 STEP_NAMES = (
     "train_cam",
@@ -58,11 +58,14 @@ _PATH_OPTIONS: dict[str, tuple[str, ...]] = {
     "sem_seg_out_dir": ("result/sem_seg", "pseudo masks"),
     "ins_seg_out_dir": ("result/ins_seg", "instances"),
     "edge_out_dir": ("result/edge", "edge maps"),
+    "overlay_out_dir": ("result/overlay", "photos with their pseudo masks over them"),
+    "full_size_out_dir": ("result/full_size", "masks of photos worked on in smaller copies"),
     "cache_dir": ("sess/cache", "derived lists and image labels"),
     "result_dir": ("result", "metrics.json and figure.png"),
 }
 
 SAMPLE_FOLDER = "sess/sample_voc12"  # where --preset demo builds its data, in --work_dir
+PHOTOS_FOLDER = "sess/photos"  # where --photos keeps its links, in --work_dir
 SAMPLE_PICTURES = {"num_train": 120, "num_val": 32}
 
 
@@ -86,7 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of run_sample.py; every group is one function below."""
     parser = argparse.ArgumentParser(
         prog="run_sample.py",
-        usage="run_sample.py --voc12_root PATH [options] | --preset demo [options]",
+        usage="run_sample.py --voc12_root PATH [options] | --photos FOLDER [options] | "
+        "--preset demo [options]",
         description="From image-level labels to pseudo masks: CRT in nine steps.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,  # an abbreviated --preset would not be seen by `parse_args`
@@ -103,7 +107,8 @@ def _run(parser: argparse.ArgumentParser) -> None:
         default="paper",
         choices=sorted(PRESETS),
         help="defaults to start from: the published run, the same on COCO 2014 (after python -m "
-        "voc12.coco ROOT), or a laptop run on the built-in sample",
+        "voc12.coco ROOT), a laptop run on the built-in sample, or sizes for own photos, which "
+        "--photos takes by itself",
     )
     group.add_argument(
         "--device", default="auto", help="auto (GPU when there is one), cpu, cuda, cuda:INDEX"
@@ -140,6 +145,17 @@ def _data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument(
         "--voc12_root", help="devkit folder with JPEGImages, such as VOCdevkit/VOC2012"
+    )
+    group.add_argument(
+        "--photos",
+        help="folder of photos instead: FOLDER/CLASS/*.jpg, or FOLDER/labels.csv beside the "
+        "photos; FOLDER/background holds photos of none of the classes",
+    )
+    group.add_argument(
+        "--photos_long_side",
+        type=positive_int,
+        default=500,
+        help="photos with a longer side are worked on in smaller copies, pixels",
     )
     group.add_argument(
         "--train_list", default="voc12/train_aug.txt", help="list file, or name of a list to derive"
@@ -348,6 +364,12 @@ def _outputs(parser: argparse.ArgumentParser) -> None:
     for name, (default, text, *aliases) in _PATH_OPTIONS.items():
         group.add_argument(f"--{name}", *aliases, default=default, help=text)
     group.add_argument(
+        "--overlays",
+        action=BooleanAction,
+        default=False,
+        help="lay every pseudo mask over its photo (on with --photos)",
+    )
+    group.add_argument(
         "--figure_num", type=non_negative_int, default=6, help="pictures in figure.png; 0 for none"
     )
 
@@ -381,12 +403,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = build_parser()
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=sorted(PRESETS), default="paper")
-    preset = first.parse_known_args(argv)[0].preset
-    parser.set_defaults(**PRESETS[preset])
+    first.add_argument("--preset", choices=sorted(PRESETS))
+    first.add_argument("--photos")
+    first.add_argument("--init")
+    early = first.parse_known_args(argv)[0]
+    own_photos = early.photos is not None
+    preset = early.preset or ("photos" if own_photos else "paper")
+    parser.set_defaults(preset=preset, **defaults(preset, early.init, own_photos))
     args = parser.parse_args(argv)
-    if args.voc12_root is None and preset != "demo":
-        parser.error("--voc12_root is required (or try the built-in sample: --preset demo)")
+    if args.voc12_root is None and not own_photos and preset != "demo":
+        parser.error(
+            "--voc12_root is required (or name your own photos with --photos FOLDER, or try the "
+            "built-in sample: --preset demo)"
+        )
     _fill_in_root(args)
     require_consistent(args)
     args = resolve_paths(args)
@@ -405,6 +434,8 @@ def _fill_in_root(args: argparse.Namespace) -> None:
 def resolve_paths(args: argparse.Namespace) -> argparse.Namespace:
     """Make output paths absolute below `--work_dir`, fill defaults that depend on others."""
     args.work_dir = expand_user(args.work_dir).resolve()
+    if args.photos is not None:
+        args.photos = expand_user(args.photos).absolute()
     for name in _PATH_OPTIONS:
         setattr(args, name, args.work_dir / expand_user(getattr(args, name)))
     args.deit_learning_rate = args.deit_learning_rate or args.cam_learning_rate

@@ -146,10 +146,11 @@ def _data_problems(
         "make_cam": (*lists.train, *lists.infer),
     }
     instances = scored.get("eval_ins_seg")
+    source_ids = dict.fromkeys((*lists.train, *lists.val, *lists.infer))
     return find_problems(
         source.devkit,
         source.classes,
-        image_ids=dict.fromkeys((*lists.train, *lists.val, *lists.infer)),
+        image_ids=[i for i in source_ids if i not in source.photos],
         mask_ids=dict.fromkeys(i for one in scored.values() for i in one.ids),
         object_mask_ids=instances.ids if instances else (),
         label_ids=dict.fromkeys(i for step in labelled if step in steps for i in labelled[step]),

@@ -104,7 +104,14 @@ DO_NOT_COUNT: dict[str, Any] = {
 }
 LEFT_OUT = {"preset", "steps", "from_step", "work_dir", "cache_dir", "result_dir", "edge_out_dir"}
 LEFT_OUT |= {"sem_seg_out_dir", "ins_seg_out_dir", "help"}  # outputs, never inputs of a record
-DATA = {"voc12_root", "classes", "cls_labels"}  # tests of their own below
+LEFT_OUT |= {"overlays", "overlay_out_dir", "full_size_out_dir"}
+DATA = {
+    "voc12_root",
+    "classes",
+    "cls_labels",
+    "photos",
+    "photos_long_side",
+}  # tests of their own below
 
 
 def fingerprints(sample: Path, work: Path, **options: Any) -> dict[str, str]:

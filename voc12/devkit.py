@@ -9,7 +9,18 @@ MASK_FOLDER = "SegmentationClass"
 AUG_MASK_FOLDER = "SegmentationClassAug"
 OBJECT_MASK_FOLDER = "SegmentationObject"
 LIST_FOLDER = "ImageSets/Segmentation"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+_USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+_OTHER_SUFFIXES = (
+    *(".jpe", ".jfif", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".avif"),
+    *(".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx", ".psd", ".qoi"),
+    *(".sgi", ".ico", ".dds"),
+)
+IMAGE_SUFFIXES = (
+    *_USUAL_SUFFIXES,
+    *_OTHER_SUFFIXES,
+    *(suffix.upper() for suffix in _OTHER_SUFFIXES),
+)
+"""Of the still pictures that Pillow reads, in the order in which they are looked for."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +37,11 @@ class Devkit:
         object.__setattr__(self, "root", Path(self.root))
 
     def image_path(self, image_id: str) -> Path:
-        """The first that exists of ID.jpg, ID.jpeg and ID.png, ID.jpg if none does."""
+        """The first that exists of ID.jpg, ID.jpeg, ID.png and so on, ID.jpg if none does."""
         folder = self.root / IMAGE_FOLDER
-        candidates = [folder / f"{image_id}{suffix}" for suffix in IMAGE_SUFFIXES]
-        return next((path for path in candidates if path.is_file()), candidates[0])
+        candidates = (folder / f"{image_id}{suffix}" for suffix in IMAGE_SUFFIXES)
+        first = folder / f"{image_id}{IMAGE_SUFFIXES[0]}"
+        return next((path for path in candidates if path.is_file()), first)
 
     def image_stems(self) -> set[str]:
         """Names without suffix of the files in JPEGImages itself; none if there is no folder."""

@@ -218,7 +218,7 @@ def _check_picture(image_id: str, path: Path, decode: bool) -> tuple[Size | None
         if path.is_file():
             return None, [f"unreadable picture: {error}"]
         hint = "; list ids without suffix" if image_id.endswith(IMAGE_SUFFIXES) else ""
-        return None, [f"missing picture: {image_id!r} has no {path} (nor .jpeg or .png){hint}"]
+        return None, [f"missing picture: {image_id!r} has no {path} (nor .png, .webp ..){hint}"]
 
 
 def _mask_path(image_id: str, purposes: Purposes) -> Path:
@@ -265,9 +265,15 @@ def _values_outside(label: np.ndarray, num_classes: int) -> list[int]:
 
 
 def _rotation_note(picture_path: Path) -> str:
+    if is_upright(picture_path):
+        return ""
+    return " as stored (its EXIF rotation is ignored: save it upright)"
+
+
+def is_upright(picture_path: Path) -> bool:
+    """Whether a picture is stored as it is meant to be seen, without an EXIF rotation."""
     with opened_image(picture_path) as image:
-        upright = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) == UPRIGHT
-    return "" if upright else " as stored (its EXIF rotation is ignored: save it upright)"
+        return image.getexif().get(EXIF_ORIENTATION, UPRIGHT) == UPRIGHT
 
 
 def _check_labels(image_id: str, purposes: Purposes) -> list[str]:

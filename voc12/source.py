@@ -3,7 +3,7 @@
 import argparse
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from voc12.devkit import Devkit
 from voc12.labels import load_classes, load_image_labels
 from voc12.lists import IdList, resolve_list
+from voc12.photos import Photo
 from voc12.synthetic import RECORD_NAME as SYNTHETIC_RECORD
 
 NO_LIST = "none"
@@ -27,6 +28,7 @@ class DataSource:
         cls_labels: file with image labels that replaces the XML annotations.
         cache_dir: where derived lists and parsed annotations are kept.
         expect_standard: lists called train, val or train_aug should be VOC's; others are warned of.
+        photos: the pictures of --photos by id, which were decoded and hashed when they were found.
     """
 
     devkit: Devkit
@@ -34,6 +36,7 @@ class DataSource:
     cls_labels: Path | None = None
     cache_dir: Path | None = None
     expect_standard: bool = True
+    photos: Mapping[str, Photo] = field(default_factory=dict)
     _lists: dict[str, IdList] = field(default_factory=dict, compare=False, repr=False)
     _hashes: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
 
@@ -59,6 +62,8 @@ class DataSource:
 
     def picture_hash(self, image_id: str) -> int:
         """CRC-32 of a picture's file, read once."""
+        if image_id in self.photos:
+            return self.photos[image_id].crc
         if image_id not in self._hashes:
             self._hashes[image_id] = zlib.crc32(self.devkit.image_path(image_id).read_bytes())
         return self._hashes[image_id]
@@ -73,8 +78,13 @@ class DataSource:
         return digest.hexdigest()
 
 
-def open_source(args: argparse.Namespace) -> DataSource:
-    """The data source of a run; remembered in `args`, so lists and labels are read once."""
+def open_source(args: argparse.Namespace, photos: Mapping[str, Photo] | None = None) -> DataSource:
+    """The data source of a run; remembered in `args`, so lists and labels are read once.
+
+    Args:
+        args: options.
+        photos: see `DataSource`; counts for the first call.
+    """
     source = getattr(args, "data_source", None)
     if source is None:
         root = Path(args.voc12_root)
@@ -84,6 +94,7 @@ def open_source(args: argparse.Namespace) -> DataSource:
             Path(args.cls_labels) if args.cls_labels else None,
             args.cache_dir,
             expect_standard=args.classes is None and not (root / SYNTHETIC_RECORD).is_file(),
+            photos=photos or {},
         )
         args.data_source = source
     return source
