@@ -9,14 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from misc.checkpoint import from_official, load_checkpoint, state_dict_of, to_official
 from misc.errors import UserError, translated_options
 from net.normalisation import InputConversion
 from net.resnet_cam import CnnCam, build_cnn_cam
-from net.vit import build_vit, embed, patch_tokens, record_cls_rows
+from net.vit import Vit, build_vit, embed, patch_tokens, record_cls_rows, run_blocks
 from wsol.config import CamSource, Config
 
 TRANSFORMER, CNN, MEAN = "transformer", "cnn", "mean"
@@ -33,6 +32,8 @@ _KEYS = {
     "--cnn_weights": "MODEL.CNN_WEIGHTS",
     "--init random": "MODEL.INIT random",
     "--vit ": "MODEL.ARCH ",
+    "--vit_args": "MODEL.VIT_ARGS",
+    "--tile_size": "DATA.CROP_SIZE",
 }
 
 
@@ -44,7 +45,7 @@ class TsCam(nn.Module):
         num_classes: number of classes C.
     """
 
-    def __init__(self, vit: VisionTransformer, num_classes: int) -> None:
+    def __init__(self, vit: Vit, num_classes: int) -> None:
         super().__init__()
         self.vit = vit
         self.convert_input = InputConversion(getattr(vit, "default_cfg", None))
@@ -52,7 +53,7 @@ class TsCam(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) to raw class maps (B, C, S / patch, S / patch)."""
-        tokens = self.vit.blocks(embed(self.vit, self.convert_input(images)))
+        tokens = run_blocks(self.vit, *embed(self.vit, self.convert_input(images)))
         return self.head(patch_tokens(self.vit, tokens))
 
     def maps_and_attention(self, images: Tensor) -> tuple[Tensor, Tensor]:
