@@ -139,8 +139,9 @@ def _require_plain(vit: nn.Module, name: str) -> None:
 
 def _not_plain(name: str, reason: str) -> UserError:
     return UserError(
-        f"--vit {name} is not a plain ViT with square patches and a class token that attends to all "
-        f"of them ({reason}); give for example deit_small_patch16_224 or vit_small_patch16_dinov3."
+        f"--vit {name} is not a plain ViT with square patches and a class token that attends to "
+        f"all of them ({reason}); give for example deit_small_patch16_224 or "
+        "vit_small_patch16_dinov3."
     )
 
 
