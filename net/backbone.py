@@ -212,7 +212,15 @@ def build_backbone(
     if name.split(".")[0] not in timm.list_models():
         raise UserError(f"{name} is neither a torchvision ResNet nor a timm model name.")
     require_timm_name(name, "", "")
-    return TimmBackbone(_timm_features(name, init, weights, option), fixed_batchnorm)
+    features = _timm_features(name, init, weights, option)
+    try:
+        return TimmBackbone(features, fixed_batchnorm)
+    except (AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{name} does not take pictures of any size, as the CAMs at several scales need "
+            f"({reason}); give a network of convolutions alone."
+        ) from None
 
 
 def _is_torchvision_resnet(name: str) -> bool:

@@ -19,7 +19,9 @@ _OPTION = "--vit_weights"
 _WRAPPERS = ("model_ema", "module")  # of EVA's training scripts, beside those of `state_dict_of`
 _CLASSIFIER = ("head.", "head_dist.", "attn_pool.", "pre_logits.")  # parts that are not needed
 _PATCHES = "patch_embed.proj.weight"
-_BILINEAR = ("flexivit", "radio")  # timm resizes the position embeddings of these bilinearly
+# Whose position embeddings timm resizes bilinearly, and of these whose corners it aligns.
+_BILINEAR = ("flexivit", "radio")
+_ALIGNED = ("base_patch16_radio_v3", "huge_patch16_radio_v3")
 _FILTER_ERRORS = (KeyError, IndexError, RuntimeError, ValueError, TypeError, AssertionError)
 
 
@@ -95,12 +97,11 @@ def _converted(
     if isinstance(vit, eva.Eva):
         convert = eva.checkpoint_filter_fn
     else:
-        options = {"interpolation": "bilinear", "antialias": False}
-        convert = partial(
-            vision_transformer.checkpoint_filter_fn,
-            adapt_layer_scale=True,
-            **(options if any(part in name for part in _BILINEAR) else {}),
-        )
+        convert = partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True)
+        if any(part in name for part in _BILINEAR):
+            convert = partial(convert, interpolation="bilinear", antialias=False)
+        if any(part in name for part in _ALIGNED):
+            convert = partial(convert, align_corners=True)
     try:
         with redirect_stdout(io.StringIO()):  # timm prints what it leaves out
             return convert(dict(state), vit)

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
+from pipeline import QUICK, TRAIN_IDS, output, run, weights
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 from wsol_runs import config_of
 
 from misc.errors import UserError
+from misc.maps_io import load_cam
+from misc.provenance import read_record
 from net.deit_cam import DeitCam, build_deit_cam
 from net.resnet_cam import build_cnn_cam
 from net.vit import Vit, build_vit, embed, record_cls_rows, run_blocks
@@ -227,7 +231,7 @@ def test_both_branches_train_together(name: str) -> None:
     assert [key for key in before if torch.equal(before[key], after[key])] == []
 
 
-def test_wsol_builds_tagged_and_rotary_networks(tmp_path) -> None:
+def test_wsol_builds_tagged_and_rotary_networks(tmp_path: Path) -> None:
     values = {"MODEL__ARCH": "vit_small_patch14_reg4_dinov2.lvd142m", "DATA__CROP_SIZE": 56}
     model = build_transformer(config_of(tmp_path, tmp_path, **values))
     assert model(torch.randn(1, 3, 56, 56)).shape == (1, 3, 4, 4)
@@ -240,6 +244,25 @@ def test_wsol_builds_tagged_and_rotary_networks(tmp_path) -> None:
         UserError, match=r"^DATA\.CROP_SIZE 64 is not a multiple of the patch size 14.*56 or 70"
     ):
         build_transformer(config_of(tmp_path, tmp_path, MODEL__ARCH=values["MODEL__ARCH"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "tile"),
+    [("vit_small_patch14_reg4_dinov2.lvd142m", 28), ("vit_tiny_patch16_dinov3_qkvb", 32)],
+)
+def test_pipeline_makes_cams_of_trained_weights(
+    sample: Path, tmp_path: Path, name: str, tile: int
+) -> None:
+    sizes = {"tile_size": tile, "tile_stride": tile // 2, "cam_crop_size": 2 * tile}
+    network = {"vit": name, "vit_args": "depth=1,embed_dim=48,num_heads=2"}
+    assert run(sample, tmp_path, "--steps", "train_cam,make_cam", **network, **sizes, **QUICK) == 0
+    trained = weights(tmp_path, "transformer")
+    assert trained["vit.reg_token"].shape == (1, 4, 48)
+    assert {key.split(".")[0] for key in trained} == {"vit", "head"}
+    cams = [load_cam(output(tmp_path, "cam", image_id)) for image_id in TRAIN_IDS]
+    assert all(cam.high_res.max() > 0 for cam in cams)
+    record = read_record(tmp_path / "sess/deits_cam.pth")
+    assert record.arguments["vit"] == name
 
 
 # ---------------------------------------------------------------------------------------- refused
