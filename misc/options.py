@@ -271,14 +271,14 @@ def _cam_networks(parser: argparse.ArgumentParser) -> None:
         "--init",
         default="pretrained",
         choices=("pretrained", "random"),
-        help="where all networks start: ImageNet weights or random ones",
+        help="where all networks start: published weights or random ones",
     )
     group.add_argument(
         "--cnn",
         "--cam_network",
         type=network_name,
         default="resnet152",
-        help="torchvision ResNet or timm CNN",
+        help="torchvision ResNet or timm CNN (NAME or NAME.TAG)",
     )
     group.add_argument("--cnn_weights", help="local ImageNet weights of the CNN")
     group.add_argument(
@@ -293,13 +293,13 @@ def _cam_networks(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="batch norm uses its running statistics in training",
     )
-    group.add_argument("--vit", default="deit_small_patch16_224", help="timm plain ViT")
-    group.add_argument("--vit_weights", help="local ImageNet weights of the transformer")
+    group.add_argument("--vit", default="deit_small_patch16_224", help="timm ViT, NAME or NAME.TAG")
+    group.add_argument("--vit_weights", help="local file with weights of the transformer")
     group.add_argument(
         "--vit_args",
         type=keyword_arguments,
         default={},
-        help="arguments for timm, such as depth=4,embed_dim=192",
+        help="arguments for timm, such as depth=4,qkv_bias=False",
     )
     group.add_argument(
         "--num_passes", type=positive_int, default=3, help="how often tokens pass the same blocks"
@@ -331,7 +331,7 @@ def _irn(parser: argparse.ArgumentParser) -> None:
         "--irn_network",
         type=network_name,
         default="resnet50",
-        help="torchvision ResNet or timm CNN",
+        help="torchvision ResNet or timm CNN (NAME or NAME.TAG)",
     )
     group.add_argument(
         "--irn_backbone_weights",

@@ -26,6 +26,7 @@ Vit = VisionTransformer | Eva
 _MODULES = ("vision_transformer", "eva", "deit")  # of timm, where both classes are built
 _ATTENTIONS = (Attention, AttentionRope, EvaAttention)  # softmax(q k^T) over all tokens
 _SET_ELSEWHERE = ("img_size", "num_classes", "in_chans", "pretrained", "pretrained_cfg")
+_LONGEST_REASON = 200  # characters of what timm and torch say
 # what timm and torch raise for arguments that they do not know or cannot use
 _BUILD_ERRORS = (
     TypeError,
@@ -106,7 +107,7 @@ def _explained(name: str, image_size: int) -> Iterator[None]:
     try:
         yield
     except _BUILD_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
         raise UserError(
             f"--vit {name} cannot be built for {image_size} px tiles: {reason}."
         ) from None
