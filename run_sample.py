@@ -20,16 +20,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from misc.entry import run_entry
 from misc.errors import UserError
 from misc.files import expand_user
-from misc.options import (
+from misc.option_groups import (
     MASK_STEP,
     PHOTOS_FOLDER,
     SAMPLE_FOLDER,
     SAMPLE_PICTURES,
     STEP_NAMES,
-    parse_args,
-    selected_steps,
     switch_name,
 )
+from misc.options import parse_args, selected_steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,6 +27,7 @@ _DUPLICATES = ("stage", "backbone.", "newly_added.", "edge_layers.", "dp_layers.
 _UNUSED = ("resnet50.fc.", "path_indices", "disp_target")
 _WRAPPERS = ("model", "state_dict")  # entries of public training scripts that hold the tensors
 _OPTIMISERS = ("optimiser", "optimizer")  # start of the entries that hold no network
+_NAN_BY_DESIGN = ".qkv.bias_mask"
 _KEYS_SHOWN = 5
 
 
@@ -117,9 +118,11 @@ def _require_state_dict(path: Path, place: str, entry: Any) -> None:
 def _first_non_finite(state: Mapping[str, Any]) -> str | None:
     """Name of the first tensor of a network with a NaN or infinite value, None if all are finite.
 
-    Optimisers are left out: no result comes from them.
+    Optimisers are left out, as no result comes from them, and so are DINOv3's masks of biases,
+    which its authors fill with NaN and which only timm's conversion looks at.
     """
-    return next((name for name, value in _network_tensors(state) if not _is_finite(value)), None)
+    tensors = ((n, v) for n, v in _network_tensors(state) if not n.endswith(_NAN_BY_DESIGN))
+    return next((name for name, value in tensors if not _is_finite(value)), None)
 
 
 def _is_finite(value: torch.Tensor) -> bool:

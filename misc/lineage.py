@@ -79,6 +79,17 @@ def _hash_once(path: Path, modified: int, size: int) -> str:
     return sha256_file(path)
 
 
+def _inputs_of(args: argparse.Namespace, *options: str) -> dict[str, str]:
+    """How networks want their pictures, which follows from their names and timm's version.
+
+    Nothing for ImageNet's mean and standard deviation.
+    """
+    from net.normalisation import input_statistics
+
+    found = {f"input of {option}": input_statistics(getattr(args, option)) for option in options}
+    return {key: text for key, text in found.items() if text is not None}
+
+
 def list_facts(args: argparse.Namespace, *names: str) -> dict[str, dict[str, Any]]:
     """Name, hash and number of ids of lists, for a person who reads the record."""
     source = open_source(args)
@@ -100,6 +111,7 @@ def cam_training(args: argparse.Namespace) -> Record:
             "train_data": source.fingerprint(source.id_list(args.train_list).ids),
             "cnn_weights": _file_hash(args.cnn_weights),
             "vit_weights": _file_hash(args.vit_weights),
+            **_inputs_of(args, "vit", "cnn"),
         },
     )
 
@@ -111,9 +123,11 @@ def cams(args: argparse.Namespace) -> Record:
     if uses_transformer(args):
         names += _NETWORKS
         inputs["deit_weights"] = _file_hash(args.deit_weights_name)
+        inputs |= _inputs_of(args, "vit")
     if uses_cnn(args):
         names += ("cnn",)
         inputs["cam_weights"] = _file_hash(args.cam_weights_name)
+        inputs |= _inputs_of(args, "cnn")
     return Record("make_cam", _arguments(args, names), inputs)
 
 
@@ -167,6 +181,7 @@ def irn_training(args: argparse.Namespace) -> Record:
             "train_data": source.fingerprint(source.id_list(args.train_list).ids),
             "ir_label": _input(args.ir_label_out_dir, ir_labels, args),
             "irn_backbone_weights": _file_hash(backbone),
+            **_inputs_of(args, "irn_backbone"),
         },
     )
 

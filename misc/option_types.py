@@ -155,16 +155,17 @@ def scale_list(text: str) -> tuple[float, ...]:
 
 
 def keyword_arguments(text: str) -> dict[str, Any]:
-    """Parse `depth=4,embed_dim=192` into integers, floats or strings."""
+    """Parse `depth=4,qkv_bias=False` into integers, floats, True, False, None or strings."""
+    words = {"True": True, "False": False, "None": None}
     result: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         key, separator, value = part.partition("=")
         if not separator:
             raise argparse.ArgumentTypeError(f"{part} is not KEY=VALUE")
-        for convert in (int, float, str):
+        for convert in (words.__getitem__, int, float, str):
             try:
                 result[key] = convert(value)
                 break
-            except ValueError:
+            except (ValueError, KeyError):
                 continue
     return result

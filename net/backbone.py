@@ -19,7 +19,10 @@ from misc.errors import UserError
 from net.normalisation import InputConversion
 from net.pretrained import (
     fetch,
+    not_downloaded,
     of_larger_network,
+    require_timm_file,
+    require_timm_name,
     require_weights,
     state_for_timm,
     torchvision_file,
@@ -185,9 +188,9 @@ def build_backbone(
     """Build a CNN backbone by name.
 
     Args:
-        name: a torchvision ResNet (`resnet152`) or a timm CNN (`tf_efficientnet_lite0`);
-            torchvision is asked first.
-        init: `pretrained` (ImageNet) or `random`.
+        name: a torchvision ResNet (`resnet152`) or a timm CNN (`tf_efficientnet_lite0`), also with
+            the tag of its weights (`resnet50.a1_in1k`); torchvision is asked first.
+        init: `pretrained` or `random`.
         weights: local weight file instead of the download.
         option: the option that names such a file, for messages.
         fixed_batchnorm: see `Backbone`.
@@ -206,9 +209,18 @@ def build_backbone(
             )
             load_backbone(backbone, state, weights or name)
         return backbone
-    if name in timm.list_models():
-        return TimmBackbone(_timm_features(name, init, weights, option), fixed_batchnorm)
-    raise UserError(f"{name} is neither a torchvision ResNet nor a timm model name.")
+    if name.split(".")[0] not in timm.list_models():
+        raise UserError(f"{name} is neither a torchvision ResNet nor a timm model name.")
+    require_timm_name(name, "", "")
+    features = _timm_features(name, init, weights, option)
+    try:
+        return TimmBackbone(features, fixed_batchnorm)
+    except (AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{name} does not take pictures of any size, as the CAMs at several scales need "
+            f"({reason}); give a network of convolutions alone."
+        ) from None
 
 
 def _is_torchvision_resnet(name: str) -> bool:
@@ -242,6 +254,9 @@ def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], source: Path 
 
 
 def _timm_features(name: str, init: str, weights: str | None, option: str) -> nn.Module:
+    if weights is None and init == "pretrained":
+        published = require_timm_file(name, option)
+        weights = str(published.cached) if published.cached.is_file() else None
     state = None if weights is None else state_for_timm(name, weights)
     try:
         features = timm.create_model(
@@ -252,14 +267,12 @@ def _timm_features(name: str, init: str, weights: str | None, option: str) -> nn
             pretrained_cfg_overlay=state and {"state_dict": dict(state)},
         )
     except (OSError, ConnectionError) as error:
-        raise UserError(
-            f"the ImageNet weights of {name} could not be downloaded ({type(error).__name__}); "
-            f"name a local file with {option} or start from --init random."
-        ) from None
+        raise not_downloaded(published, type(error).__name__, option) from None
     except (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
-        reason = str(error) or type(error).__name__
+        reason = str(error) if "output_stride==" in str(error) else "it cannot be dilated to that"
         raise UserError(
-            f"{name} has no feature maps down to stride 16 in timm: {reason}."
+            f"{name} has no feature maps down to stride 16 in timm: {reason}; give for example a "
+            "ResNet, ConvNeXt, RegNet, EfficientNet or MobileNet."
         ) from None
     strides = features.feature_info.reduction()
     if strides[-1] != OUTPUT_STRIDE or len(strides) not in (4, 5) or 4 not in strides:

@@ -4,10 +4,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from misc.errors import UserError
 from net.normalisation import InputConversion
 from net.tiling import (
     TileGrid,
@@ -16,8 +14,10 @@ from net.tiling import (
     merge_tiles,
     pad_to_tiles,
     padded_grid,
+    require_tiles,
 )
-from net.vit import build_vit, embed, patch_tokens, record_cls_rows
+from net.vit import Vit, bare_vit, embed, patch_tokens, record_cls_rows, run_blocks
+from net.vit_weights import load_initial
 
 
 class DeitCam(nn.Module):
@@ -33,10 +33,13 @@ class DeitCam(nn.Module):
         num_passes: how often the blocks are run; published 3.
         tile_stride: pixels between tiles, divides the tile and is a multiple of the patch;
             published 112.
+
+    Raises:
+        UserError: tile, stride and patch do not fit together.
     """
 
     def __init__(
-        self, vit: VisionTransformer, num_classes: int, num_passes: int = 3, tile_stride: int = 112
+        self, vit: Vit, num_classes: int, num_passes: int = 3, tile_stride: int = 112
     ) -> None:
         super().__init__()
         self.vit = vit
@@ -46,17 +49,13 @@ class DeitCam(nn.Module):
         self.patch_size: int = vit.patch_embed.patch_size[0]
         self.tile_size: int = vit.patch_embed.img_size[0]
         self.tile_stride = tile_stride
-        if self.tile_size % tile_stride or tile_stride % self.patch_size:
-            raise UserError(
-                f"--tile_stride {tile_stride} must divide the tile size {self.tile_size} and be a "
-                f"multiple of the patch size {self.patch_size}."
-            )
+        require_tiles(self.patch_size, self.tile_size, tile_stride)
 
     def _tile_maps(self, tiles: Tensor) -> Tensor:
         """Class maps of tiles: (T, 3, S, S) -> raw head output (T, C, S / patch, S / patch)."""
-        tokens = embed(self.vit, self.convert_input(tiles))
+        tokens, rope = embed(self.vit, self.convert_input(tiles))
         for _ in range(self.num_passes):
-            tokens = tokens + self.vit.blocks(tokens)
+            tokens = tokens + run_blocks(self.vit, tokens, rope)
         return self.head(patch_tokens(self.vit, tokens))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -144,5 +143,7 @@ def build_deit_cam(
     model_args: dict | None = None,
 ) -> DeitCam:
     """Build the transformer branch; see `net.vit.build_vit` for the arguments and errors."""
-    vit = build_vit(name, tile_size, init, weights, model_args)
-    return DeitCam(vit, num_classes, num_passes, tile_stride)
+    vit = bare_vit(name, tile_size, model_args)
+    model = DeitCam(vit, num_classes, num_passes, tile_stride)  # refuses tiles that do not fit
+    load_initial(vit, name, init, weights, model_args)
+    return model

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
@@ -33,3 +34,21 @@ class InputConversion(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, h, w) in ImageNet's normalisation to the same in the network's."""
         return images * self.scale + self.shift if self._needed else images
+
+
+def input_statistics(name: str) -> str | None:
+    """What a timm network converts its pictures to, in words for records.
+
+    Args:
+        name: timm's name; the tag of its weights decides, without one timm's first choice.
+
+    Returns:
+        Mean and standard deviation; None for those of ImageNet and for unknown names.
+    """
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # an unknown tag, which building the network explains
+        return None
+    if config is None or all(tuple(getattr(config, k)) == v for k, v in _IMAGENET.items()):
+        return None
+    return f"mean {list(config.mean)}, standard deviation {list(config.std)}"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from misc.errors import UserError
+
 
 @dataclass(frozen=True)
 class TileGrid:
@@ -53,6 +55,23 @@ class TileGrid:
             self.tile // divisor,
             self.stride // divisor,
         )
+
+
+def require_tiles(patch: int, tile: int, stride: int) -> None:
+    """Check that tiles consist of whole strides, and strides of whole patches, all in pixels.
+
+    Raises:
+        UserError: they do not; names sizes nearby that do.
+    """
+    if tile % stride == 0 and stride % patch == 0:
+        return
+    near = patch * max(round(stride / patch), 1)
+    tiles = near * max(round(tile / near), 1)
+    raise UserError(
+        f"--tile_stride {stride} must divide --tile_size {tile} and be a multiple of the patch "
+        f"size {patch} of --vit; give for example --tile_size {tiles} --tile_stride {near} "
+        f"--cam_crop_size {tiles + near}."
+    )
 
 
 def padded_side(side: int, tile: int, stride: int) -> int:

@@ -1,18 +1,32 @@
-"""Plain vision transformers from timm, run block by block, with the class token's attention row."""
+"""Plain vision transformers from timm, run block by block, with the class token's attention row.
+
+Two classes of timm are meant: `VisionTransformer` (ViT, DeiT, DINO, DINOv2, CLIP, ..) and `Eva`
+(EVA, EVA-02, DINOv3, ..), whose blocks also get rotary position embeddings.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+import torch.nn.functional as F
+from timm.layers import Attention, AttentionRope, PatchEmbed
+from timm.models.eva import Eva, EvaAttention
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from misc.errors import UserError
-from net.pretrained import DEIT_SMALL, fetch, require_weights, state_for_timm
+from net.pretrained import require_timm_name
+from net.vit_weights import load_initial
 
+Vit = VisionTransformer | Eva
+
+_MODULES = ("vision_transformer", "eva", "deit")  # of timm, where both classes are built
+_ATTENTIONS = (Attention, AttentionRope, EvaAttention)  # softmax(q k^T) over all tokens
+_SET_ELSEWHERE = ("img_size", "num_classes", "in_chans", "pretrained", "pretrained_cfg")
+_LONGEST_REASON = 200  # characters of what timm and torch say
 # what timm and torch raise for arguments that they do not know or cannot use
 _BUILD_ERRORS = (
     TypeError,
@@ -31,70 +45,150 @@ def build_vit(
     init: str = "pretrained",
     weights: str | None = None,
     model_args: dict[str, Any] | None = None,
-) -> VisionTransformer:
+) -> Vit:
     """Build a timm plain ViT without its classifier, for square inputs of `image_size` pixels.
 
     Args:
-        name: timm model name, such as `deit_small_patch16_224`.
+        name: timm model name with or without a tag, such as `deit_small_patch16_224` or
+            `vit_small_patch14_dinov2.lvd142m`. The tag chooses the weights, and the mean and
+            standard deviation of the input.
         image_size: side of the input in pixels; position embeddings are resized to it.
-        init: `pretrained` (ImageNet) or `random`.
+        init: `pretrained` (the published weights of the tag) or `random`.
         weights: a local weight file that replaces the download.
         model_args: further keyword arguments of the timm model (depth, embed_dim, ...).
 
     Raises:
-        UserError: unknown name, not a plain ViT with a class token and square patches, or weights
-            that cannot be had.
+        UserError: unknown name, not a plain ViT with a class token and square patches, a size that
+            its patches do not fill, or weights that cannot be had.
     """
-    if name not in timm.list_models():
-        raise UserError(f"--vit {name} is not a timm model; see timm.list_models('*vit*').")
-    options = dict(model_args or {}, num_classes=0, img_size=image_size)
-    given = ",".join(f"{key}={value}" for key, value in (model_args or {}).items())
-    asked = f"--vit {name} with --vit_args {given}" if given else f"--vit {name}"
-    published = weights is None and init == "pretrained" and name == DEIT_SMALL.name
-    by_timm = weights is None and init == "pretrained" and not published
-    try:
-        vit = timm.create_model(name, pretrained=by_timm, **options)
-    except (OSError, ConnectionError) as error:
-        raise UserError(
-            f"the ImageNet weights of {name} could not be downloaded ({type(error).__name__}); "
-            "name a local file with --vit_weights or start from --init random."
-        ) from None
-    except _BUILD_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{asked} cannot be built for {image_size} px tiles: {reason}.") from None
-    _require_plain(vit, asked)
-    if published:
-        _load(vit, fetch(DEIT_SMALL, option="--vit_weights"), DEIT_SMALL.cached)
-    elif weights is not None:
-        _load(vit, state_for_timm(name, weights, model_args), weights)
+    vit = bare_vit(name, image_size, model_args)
+    load_initial(vit, name, init, weights, model_args)
     return vit
 
 
-def _load(vit: VisionTransformer, state: dict[str, Tensor], source: Path | str) -> None:
-    """Load all but the classifier; position embeddings are resized to the input's size."""
-    own = vit.state_dict()
-    require_weights(own, state, source, resized=("pos_embed",))
-    kept = {key: value for key, value in state.items() if key in own}
-    vit.load_state_dict(checkpoint_filter_fn(kept, vit))
+def bare_vit(name: str, image_size: int, model_args: dict[str, Any] | None = None) -> Vit:
+    """Build the network of `build_vit` with random weights.
 
-
-def _require_plain(vit: nn.Module, asked: str) -> None:
-    patch = getattr(getattr(vit, "patch_embed", None), "patch_size", (0, 1))
-    plain = isinstance(vit, VisionTransformer) and vit.cls_token is not None
-    if plain and not len(vit.blocks):
+    Raises:
+        UserError: unknown name or arguments, or not a plain ViT with a class token.
+    """
+    require_timm_name(name, "--vit ", "see timm.list_models('*vit*')")
+    if name.split(".")[0] not in timm.list_models(module=_MODULES):
+        raise _not_plain(name, "it is neither a VisionTransformer nor an Eva of timm")
+    model_args = model_args or {}
+    if fixed := [key for key in _SET_ELSEWHERE if key in model_args]:
+        raise UserError(
+            f"--vit {name} cannot be built with {fixed[0]}={model_args[fixed[0]]}: sizes, classes "
+            "and weights have options of their own; leave it out."
+        )
+    options = dict(model_args, num_classes=0, img_size=image_size)
+    given = ",".join(f"{key}={value}" for key, value in model_args.items())
+    asked = f"--vit {name} with --vit_args {given}" if given else f"--vit {name}"
+    with _explained(asked, image_size):
+        vit = timm.create_model(name, **options)
+    _require_plain(vit, name)
+    if vit.attn_pool is not None:  # a classifier's, which nothing here would train
+        vit.reset_classifier(0, "token")
+    for block in vit.blocks:
+        block.attn.fused_attn = True  # whatever TIMM_FUSED_ATTN says: see `record_cls_rows`
+    _require_whole_patches(vit, name, image_size)
+    if not len(vit.blocks):
         raise UserError(f"{asked} has no transformer block; give a depth of at least 1.")
-    if not plain or patch[0] != patch[1] or not hasattr(vit.blocks[0].attn, "qkv"):
-        raise UserError(f"{asked} is not a plain ViT with a class token and square patches.")
+    with _explained(asked, image_size):
+        _try_first_block(vit, image_size)
+    return vit
 
 
-def embed(vit: VisionTransformer, images: Tensor) -> Tensor:
-    """Images (B, 3, S, S) to tokens with position embeddings (B, prefix + patches, dim)."""
-    return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+@contextmanager
+def _explained(asked: str, image_size: int) -> Iterator[None]:
+    """One sentence for arguments that timm or torch cannot use."""
+    try:
+        yield
+    except _BUILD_ERRORS as error:
+        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        raise UserError(f"{asked} cannot be built for {image_size} px tiles: {reason}.") from None
 
 
-def patch_tokens(vit: VisionTransformer, tokens: Tensor) -> Tensor:
-    """Final norm, then the patch tokens as a map (B, dim, S / patch, S / patch)."""
-    tokens = vit.norm(tokens)[:, vit.num_prefix_tokens :]
+def _require_whole_patches(vit: Vit, name: str, image_size: int) -> None:
+    patch = vit.patch_embed.patch_size[0]
+    if image_size % patch:
+        below = image_size // patch * patch
+        raise UserError(
+            f"--tile_size {image_size} is not a multiple of the patch size {patch} of {name}; "
+            f"give {below or patch} or {below + patch}."
+        )
+
+
+@torch.no_grad()
+def _try_first_block(vit: Vit, image_size: int) -> None:
+    """Fail now where sizes do not fit that timm does not look at, such as those of heads."""
+    vit.eval()
+    tokens, rope = embed(vit, torch.zeros(1, 3, image_size, image_size))
+    vit.blocks[0](tokens, **_rotary(vit, rope, 0))
+    vit.train()
+
+
+def _require_plain(vit: nn.Module, name: str) -> None:
+    """Refuse networks whose maps or whose class token's attention would not be what they seem."""
+    if not isinstance(vit, Vit):
+        raise _not_plain(name, f"timm builds a {type(vit).__name__}")
+    if vit.cls_token is None:
+        raise _not_plain(name, "it has no class token, its patches are pooled")
+    if type(vit.patch_embed) is not PatchEmbed or len(set(vit.patch_embed.patch_size)) > 1:
+        raise _not_plain(name, "its patches are not square pieces of the picture")
+    if not all(isinstance(getattr(block, "attn", None), _ATTENTIONS) for block in vit.blocks):
+        raise _not_plain(name, "its blocks have another attention")
+    if not isinstance(vit.patch_drop, nn.Identity | None):
+        raise UserError(f"--vit {name} must keep all patches; leave patch_drop_rate out.")
+
+
+def _not_plain(name: str, reason: str) -> UserError:
+    return UserError(
+        f"--vit {name} is not a plain ViT with square patches and a class token that attends to "
+        f"all of them ({reason}); give for example deit_small_patch16_224 or "
+        "vit_small_patch16_dinov3."
+    )
+
+
+def embed(vit: Vit, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Images to tokens, and the rotary embedding that the blocks need.
+
+    Args:
+        vit: the network.
+        images: (B, 3, S, S).
+
+    Returns:
+        Tokens with position embeddings (B, prefix + patches, dim), and the rotary embedding of the
+        patches, one per block where timm mixes its frequencies by depth; None without.
+    """
+    tokens = vit._pos_embed(vit.patch_embed(images))
+    if isinstance(vit, Eva):
+        tokens, rope = tokens
+        return vit.norm_pre(tokens), rope
+    return vit.norm_pre(tokens), None
+
+
+def run_blocks(vit: Vit, tokens: Tensor, rope: Tensor | None) -> Tensor:
+    """Run all blocks once: tokens (B, N, dim) to the same; `rope` as of `embed`."""
+    for index, block in enumerate(vit.blocks):
+        tokens = block(tokens, **_rotary(vit, rope, index))
+    return tokens
+
+
+def _rotary(vit: Vit, rope: Tensor | None, index: int) -> dict[str, Tensor]:
+    """The rotary embedding as an argument of a block."""
+    if rope is None:
+        return {}
+    return {"rope": rope[index] if vit.rope_mixed else rope}
+
+
+def patch_tokens(vit: Vit, tokens: Tensor) -> Tensor:
+    """Final norm, then the patch tokens as a map (B, dim, S / patch, S / patch).
+
+    Networks that average their patches before the classifier have their final norm behind the
+    average (`fc_norm`); here it is applied to each patch.
+    """
+    tokens = vit.fc_norm(vit.norm(tokens))[:, vit.num_prefix_tokens :]
     rows, columns = vit.patch_embed.grid_size
     return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
 
@@ -115,35 +209,36 @@ class ClsRows:
         return self.total.reshape(-1, 1, *grid_size)
 
 
+class _Listener(TorchFunctionMode):
+    """Adds a row for every call of torch's fused attention, which goes on as it is."""
+
+    def __init__(self, rows: ClsRows, prefix: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.prefix = prefix
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            query, key = args[:2]
+            self.rows.add(_cls_row(query, key)[:, self.prefix :])
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
-def record_cls_rows(vit: VisionTransformer) -> Iterator[ClsRows]:
+def record_cls_rows(vit: Vit) -> Iterator[ClsRows]:
     """Record the class token's attention of every block that runs inside the context.
 
     The blocks keep their fused attention; only the one row softmax(q_cls k^T), averaged over
-    heads, is formed on the side, from the queries and keys the block has projected anyway.
+    heads, is formed on the side, from the very queries and keys that the fused attention is given:
+    projected, normed and rotated as the block does it.
     """
     rows = ClsRows()
-    prefix = vit.num_prefix_tokens
-
-    def hook(attention: nn.Module) -> Any:
-        def record(_: nn.Module, __: Any, qkv: Tensor) -> None:
-            rows.add(_cls_row(attention, qkv)[:, prefix:])
-
-        return attention.qkv.register_forward_hook(record)
-
-    handles = [hook(block.attn) for block in vit.blocks]
-    try:
+    with _Listener(rows, vit.num_prefix_tokens):
         yield rows
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _cls_row(attention: nn.Module, qkv: Tensor) -> Tensor:
-    """Head-averaged attention of token 0 to all tokens: projected qkv (B, N, 3 D) to (B, N)."""
-    batch, tokens, _ = qkv.shape
-    heads = qkv.reshape(batch, tokens, 3, attention.num_heads, -1)  # (B, N, 3, heads, d)
-    query = attention.q_norm(heads[:, :1, 0].transpose(1, 2))  # (B, heads, 1, d)
-    key = attention.k_norm(heads[:, :, 1].transpose(1, 2))  # (B, heads, N, d)
-    logits = (query * attention.scale) @ key.transpose(-2, -1)
+def _cls_row(query: Tensor, key: Tensor) -> Tensor:
+    """Head-averaged attention of token 0: queries and keys (B, heads, N, d) to (B, N)."""
+    scaled = query[:, :, :1] * query.shape[-1] ** -0.5  # (B, heads, 1, d)
+    logits = scaled @ key.transpose(-2, -1)
     return logits.softmax(dim=-1, dtype=torch.float32).mean(dim=1)[:, 0]

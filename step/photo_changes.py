@@ -10,7 +10,7 @@ from misc import lineage
 from misc.errors import UserError
 from misc.files import atomic_path
 from misc.maps_io import load_cam_origin
-from misc.options import PHOTOS_FOLDER, STEP_NAMES
+from misc.option_groups import PHOTOS_FOLDER, STEP_NAMES
 from misc.progress import log
 from misc.provenance import read_record
 from step.plan import outputs_of

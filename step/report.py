@@ -10,7 +10,7 @@ from misc.distributed import is_main_process, select_device
 from misc.errors import UserError
 from misc.evaluation import show
 from misc.files import read_json_object, write_json
-from misc.options import STEP_NAMES
+from misc.option_groups import STEP_NAMES
 from misc.progress import log
 from misc.provenance import read_record
 from misc.seed import run_facts

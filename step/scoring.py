@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from misc.errors import UserError
 from misc.evaluation import by_class, describe, percent, show
 from misc.metrics import SegmentationScores, nan_mean
-from misc.options import DEFAULT_EVAL_LIST
+from misc.option_groups import DEFAULT_EVAL_LIST
 from misc.progress import log
 from voc12.devkit import Devkit
 from voc12.lists import IdList

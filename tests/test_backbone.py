@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -105,6 +106,60 @@ def test_networks_without_such_maps_are_refused() -> None:
             build_backbone(name, init="random")
     with pytest.raises(UserError, match="resnet1 is neither a torchvision ResNet nor a timm"):
         build_backbone("resnet1", init="random")
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "strides"),
+    [
+        ("resnet18.a1_in1k", (64, 64, 128, 256, 512), (2, 4, 8, 16, 16)),
+        ("convnext_atto.d2_in1k", (40, 40, 80, 160, 320), (4, 4, 8, 16, 16)),
+        ("tf_efficientnet_lite0.in1k", (16, 24, 40, 112, 320), (2, 4, 8, 16, 16)),
+    ],
+)
+def test_tagged_names_build_timms_networks(name: str, channels: tuple, strides: tuple) -> None:
+    """Untagged `resnet18` is torchvision's; its stem map is pooled, timm's is not."""
+    model = build_cnn_cam(name, 3, init="random", frozen_stages=0).train()
+    assert (model.backbone.channels, model.backbone.strides) == (channels, strides)
+    maps = model(torch.randn(2, 3, 64, 80))
+    assert maps.shape == (2, 3, 4, 5)
+    maps.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert isinstance(build_backbone("resnet18", init="random"), ResNetBackbone)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "resnet50.a9",
+            r"resnet50\.a9: timm has no weights a9 of resnet50; give resnet50, .*a1_in1k",
+        ),
+        ("resnet50.", r"resnet50\.: timm has no weights  of resnet50; give "),
+        ("convnext_tiny.fb_in22k_ft_in1l", "give convnext_tiny, .*convnext_tiny.fb_in22k_ft_in1k"),
+        ("vgg11_bn.tv_in1k", r"no feature maps down to stride 16 in timm: it cannot be dilated to"),
+        ("ghostnet_100.in1k", r"stride 16 in timm: only output_stride==32 is valid"),
+        ("botnet26t_256", r"botnet26t_256 does not take pictures of any size.*\."),
+    ],
+)
+def test_tags_and_networks_that_do_not_fit_get_one_sentence(name: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        build_backbone(name, init="random")
+
+
+def test_tag_decides_the_input_of_a_cnn() -> None:
+    """What a black picture becomes: ImageNet's statistics, or (0 - 0.5) / 0.5."""
+    means = {}
+    for name in ("efficientnet_b0.ra_in1k", "tf_efficientnet_b0.ap_in1k", "resnet18.a1_in1k"):
+        convert = build_backbone(name, init="random").convert_input
+        black = convert(
+            -torch.tensor(IMAGENET["mean"]).view(3, 1, 1)
+            / torch.tensor(IMAGENET["std"]).view(3, 1, 1)
+        )
+        means[name] = black.flatten().tolist()
+    imagenet = [-m / s for m, s in zip(IMAGENET["mean"], IMAGENET["std"], strict=True)]
+    assert means["resnet18.a1_in1k"] == pytest.approx(imagenet)
+    assert means["tf_efficientnet_b0.ap_in1k"] == pytest.approx([-1, -1, -1], abs=1e-5)
+    assert means["efficientnet_b0.ra_in1k"] == pytest.approx(imagenet)
 
 
 # -------------------------------------------------------------------------------------- freezing
@@ -325,18 +380,35 @@ def test_offline_message_says_which_file_to_put_where(
 
 
 @pytest.mark.parametrize(
-    ("build", "option"),
+    ("build", "option", "name"),
     [
-        (lambda: build_backbone(SMALL), "--cnn_weights"),
-        (lambda: build_vit(VIT, 224), "--vit_weights"),
+        (lambda: build_backbone(SMALL), "--cnn_weights", f"{SMALL}.in1k"),
+        (lambda: build_backbone("resnet50.a1_in1k"), "--cnn_weights", "resnet50.a1_in1k"),
+        (
+            lambda: build_backbone("convnext_tiny.fb_in1k", option="--irn_backbone_weights"),
+            "--irn_backbone_weights",
+            "convnext_tiny.fb_in1k",
+        ),
+        (lambda: build_vit(VIT, 224), "--vit_weights", f"{VIT}.fb_in1k"),
     ],
-    ids=["CNN", "transformer"],
+    ids=["CNN", "tagged CNN", "IRNet", "transformer"],
 )
 def test_offline_message_for_other_timm_networks(
-    offline: Path, build: Callable[[], object], option: str
+    offline: Path, build: Callable[[], object], option: str, name: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"could not be downloaded .*{option}.*--init random"):
+    with pytest.raises(UserError, match=rf"could not be downloaded .*{option}.*--init random") as e:
         build()
+    url = f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
+    assert f"put {url} at {offline / name}.safetensors, " in str(e.value)
+
+
+def test_file_of_a_tag_put_by_hand_is_used_by_a_cnn(offline: Path) -> None:
+    state = timm.create_model("convnext_atto").state_dict()
+    offline.mkdir()
+    save_file(state, offline / "convnext_atto.d2_in1k.safetensors")
+    features = build_backbone("convnext_atto.d2_in1k").features.state_dict()
+    by_name = {key.replace(".", "_"): value for key, value in state.items()}
+    assert all(torch.equal(v, by_name[key.replace(".", "_")]) for key, v in features.items())
 
 
 def test_cached_file_is_used_after_its_hash_was_checked(offline: Path) -> None:

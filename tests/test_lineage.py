@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from pipeline import (
     EPOCHS,
     TRAIN_IDS,
@@ -127,6 +128,23 @@ def now(sample: Path, finished: Path) -> dict[str, str]:
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name for name in before if before[name] != after[name]}
+
+
+@pytest.mark.parametrize("option", ["vit", "cnn", "irn_backbone"])
+def test_records_tell_how_a_network_wants_its_pictures(
+    sample: Path, finished: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tag of other statistics says so; the same name under another timm is another record."""
+    name = {"vit": "vit_tiny_patch16_224.augreg_in21k"}.get(option, "tf_efficientnet_lite0.in1k")
+    trained = lineage.irn_training if option == "irn_backbone" else lineage.cam_training
+    before = trained(prepared(sample, finished, **{option: name}))
+    half = "mean [0.5, 0.5, 0.5], standard deviation [0.5, 0.5, 0.5]"
+    assert before.inputs[f"input of {option}"] == half
+    assert not [key for key in trained(prepared(sample, finished)).inputs if "input of" in key]
+    config = timm.get_pretrained_cfg(name)
+    config.mean = (0.4, 0.4, 0.4)
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: config)
+    assert trained(prepared(sample, finished, **{option: name})).fingerprint != before.fingerprint
 
 
 def test_every_option_is_decided_upon() -> None:

@@ -304,8 +304,14 @@ def test_smallest_irn_crop_has_room_for_the_pairs() -> None:
 
 
 def test_keyword_arguments_have_types() -> None:
-    args = parse("--vit_args", "depth=4,drop_path_rate=0.1,act_layer=gelu")
-    assert args.vit_args == {"depth": 4, "drop_path_rate": 0.1, "act_layer": "gelu"}
+    args = parse("--vit_args", "depth=4,drop_path_rate=0.1,act_layer=gelu,qkv_bias=False,a=None")
+    assert args.vit_args == {
+        "depth": 4,
+        "drop_path_rate": 0.1,
+        "act_layer": "gelu",
+        "qkv_bias": False,
+        "a": None,
+    }
 
 
 # ---------------------------------------------------------------------------------------- help

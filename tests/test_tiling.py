@@ -1,9 +1,21 @@
 """Tiles: exact inverse, order, coverage weights, padding."""
 
+import itertools
+import re
+
 import pytest
 import torch
 
-from net.tiling import TileGrid, cut_tiles, each_tile, merge_tiles, pad_to_tiles, padded_side
+from misc.errors import UserError
+from net.tiling import (
+    TileGrid,
+    cut_tiles,
+    each_tile,
+    merge_tiles,
+    pad_to_tiles,
+    padded_side,
+    require_tiles,
+)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 12), (9, 21), (1, 40)])
@@ -49,3 +61,36 @@ def test_a_multiple_of_the_stride_grows_by_one_band(side, expected):
 def test_grid_that_does_not_cover_is_refused():
     with pytest.raises(ValueError, match="do not cover 100x112"):
         TileGrid(100, 112, tile=56, stride=28)
+
+
+def fits(patch: int, tile: int, stride: int) -> bool:
+    """A tile is made of whole strides and a stride of whole patches."""
+    return tile in range(stride, tile + 1, stride) and stride in range(patch, stride + 1, patch)
+
+
+@pytest.mark.parametrize("patch", [8, 14, 16, 32])
+def test_tiles_follow_the_patch_and_advice_fits(patch: int) -> None:
+    refused = 0
+    sizes = (8, 14, 28, 56, 64, 96, 100, 112, 128, 160, 224, 240, 256, 336, 448, 518)
+    for tile, stride in itertools.product(sizes, repeat=2):
+        if fits(patch, tile, stride):
+            require_tiles(patch, tile, stride)
+            continue
+        with pytest.raises(UserError, match=f"--tile_stride {stride} must divide") as raised:
+            require_tiles(patch, tile, stride)
+        advice = re.search(
+            r"give .* --tile_size (\d+) --tile_stride (\d+) --cam_crop_size (\d+)\.$",
+            str(raised.value),
+        )
+        near_tile, near_stride, crop = (int(number) for number in advice.groups())
+        assert fits(patch, near_tile, near_stride)
+        TileGrid(crop, crop, near_tile, near_stride)  # covered exactly
+        refused += 1
+    assert 0 < refused < len(sizes) ** 2
+
+
+def test_published_tiles_fit_patches_of_14_and_16_but_not_of_32() -> None:
+    require_tiles(14, 224, 112)
+    require_tiles(16, 224, 112)
+    with pytest.raises(UserError, match="--tile_size 256 --tile_stride 128 --cam_crop_size 384"):
+        require_tiles(32, 224, 112)

@@ -235,7 +235,9 @@ def test_unknown_networks_are_told_by_key(tmp_path: Path):
 
 
 def test_crops_smaller_than_a_patch_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"DATA\.CROP_SIZE 8 is below 16, the patch size of"):
+    with pytest.raises(
+        UserError, match=r"DATA\.CROP_SIZE 8 is not a multiple of the patch size 16 of"
+    ):
         build_transformer(config_of(tmp_path, tmp_path, DATA__CROP_SIZE=8))
 
 

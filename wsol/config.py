@@ -46,11 +46,11 @@ class Basic:
 class Model:
     """MODEL: the two networks and what is localised with."""
 
-    ARCH: str = "deit_tscam_small_patch16_224"  # or tiny, base, or any plain ViT of timm
+    ARCH: str = "deit_tscam_small_patch16_224"  # or any ViT of timm with a class token
     CAM_THR: float = bounded(0.1, 0, 1)  # share of a map's maximum above which it is object
     # how many of the best classes Loc@1 looks at: published, the only value is 1
     TOP_K: int = bounded(1, 1, 1)
-    CNN: str = "resnet50"  # torchvision ResNet or timm CNN (ours)
+    CNN: str = "resnet50"  # torchvision ResNet or timm CNN, also with a tag (ours)
     INIT: Literal["pretrained", "random"] = "pretrained"  # ImageNet weights or none (ours)
     VIT_WEIGHTS: Path | None = None  # file with the ImageNet weights; null: downloaded (ours)
     CNN_WEIGHTS: Path | None = None  # likewise of the CNN (ours)

@@ -31,6 +31,7 @@ from misc.seed import run_facts, seed_everything
 from misc.tensorboard import require_tensorboard
 from misc.training import Training, eval_loader
 from net.backbone import calibrate_batchnorm
+from net.normalisation import input_statistics
 from wsol.config import Config, Paths, paths_of
 from wsol.epoch_log import EpochLog
 from wsol.evaluation import epoch_in_words, evaluate
@@ -119,10 +120,15 @@ def initialisation(config: Config) -> dict[str, str]:
 
 
 def _start(name: str, weights: Path | None, pretrained: bool) -> str:
+    statistics = input_statistics(name)
+    named = name if statistics is None else f"{name} (input: {statistics})"
     if weights is not None:
         digest = sha256_file(weights) if weights.is_file() else "missing"
-        return f"{name}, file {weights.name} with SHA-256 {digest}"
-    return f"{name}, {'ImageNet weights (image labels)' if pretrained else 'random weights'}"
+        return f"{named}, file {weights.name} with SHA-256 {digest}"
+    if not pretrained:
+        return f"{named}, random weights"
+    # a tag says in its own words what its weights were learnt from, such as `dino` or `fb_in22k`
+    return f"{named}, {'published weights' if '.' in name else 'ImageNet weights (image labels)'}"
 
 
 def _require_fixed_batchnorm(config: Config) -> None:

@@ -9,14 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from misc.checkpoint import from_official, load_checkpoint, state_dict_of, to_official
 from misc.errors import UserError, translated_options
 from net.normalisation import InputConversion
 from net.resnet_cam import CnnCam, build_cnn_cam
-from net.vit import build_vit, embed, patch_tokens, record_cls_rows
+from net.vit import Vit, build_vit, embed, patch_tokens, record_cls_rows, run_blocks
 from wsol.config import CamSource, Config
 
 TRANSFORMER, CNN, MEAN = "transformer", "cnn", "mean"
@@ -34,6 +33,7 @@ _KEYS = {
     "--cnn_weights": "MODEL.CNN_WEIGHTS",
     "--init random": "MODEL.INIT random",
     "--vit ": "MODEL.ARCH ",
+    "--tile_size": "DATA.CROP_SIZE",
 }
 
 
@@ -45,7 +45,7 @@ class TsCam(nn.Module):
         num_classes: number of classes C.
     """
 
-    def __init__(self, vit: VisionTransformer, num_classes: int) -> None:
+    def __init__(self, vit: Vit, num_classes: int) -> None:
         super().__init__()
         self.vit = vit
         self.convert_input = InputConversion(getattr(vit, "default_cfg", None))
@@ -53,7 +53,7 @@ class TsCam(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) to raw class maps (B, C, S / patch, S / patch)."""
-        tokens = self.vit.blocks(embed(self.vit, self.convert_input(images)))
+        tokens = run_blocks(self.vit, *embed(self.vit, self.convert_input(images)))
         return self.head(patch_tokens(self.vit, tokens))
 
     def maps_and_attention(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,8 +202,6 @@ def build_transformer(config: Config, init: str | None = None) -> TsCam:
     weights = _file(model.VIT_WEIGHTS) if init is None else None
     with translated_options(_KEYS):
         vit = build_vit(model.vit, size, init or model.INIT, weights, arguments)
-    if size < (patch := max(vit.patch_embed.patch_size)):
-        raise UserError(f"DATA.CROP_SIZE {size} is below {patch}, the patch size of {model.ARCH}.")
     return TsCam(vit, config.DATA.NUM_CLASSES)
 
 
