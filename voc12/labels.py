@@ -176,7 +176,7 @@ def read_annotation(path: Path) -> ImageNames | None:
     return ImageNames(tuple(dict.fromkeys(names)), str(path))
 
 
-def read_cls_labels(path: Path, classes: Sequence[str]) -> dict[str, ImageNames]:
+def read_cls_labels(path: Path, classes: Sequence[str] = ()) -> dict[str, ImageNames]:
     """Class names by picture id from a CSV or, if it ends in .json or .npy, such a file.
 
     CSV lines are `id,name[;name]`, with no name for background only; a first line that starts
@@ -186,7 +186,7 @@ def read_cls_labels(path: Path, classes: Sequence[str]) -> dict[str, ImageNames]
 
     Args:
         path: the file.
-        classes: names of the C foreground classes, in the order of the numbers of an NPY file.
+        classes: names of the C foreground classes, in the order of an NPY file; not used else.
 
     Raises:
         UserError: the file is missing or malformed, or an id appears twice.
