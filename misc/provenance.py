@@ -109,8 +109,8 @@ def read_record(target: Path | str) -> Record | None:
         return Record(content["step"], dict(content["arguments"]), dict(content["inputs"]))
     except (KeyError, TypeError, ValueError):
         raise UserError(
-            f"{path} is not a record of what made {target}; mend or remove it, then {target} counts "
-            "as of unknown origin."
+            f"{path} is not a record of what made {target}; mend or remove it, then {target} "
+            "counts as of unknown origin."
         ) from None
 
 

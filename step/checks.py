@@ -28,7 +28,7 @@ _CPU = torch.device("cpu")
 
 
 def settle_eval_list(args: Namespace) -> None:
-    """Score the inference list where the data set has no list `train`, the default of `--eval_list`.
+    """Score the inference list where the data set has no list of the default name, `train`.
 
     That is so for own data. A list that somebody named and that is not there is a problem instead.
     """
