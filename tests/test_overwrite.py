@@ -77,6 +77,7 @@ def test_masks_of_other_lists_must_not_become_stale(
     assert run(sample, work, infer_list="val") == 0
     error = refused(capsys, sample, work, *AGAIN, infer_list="val", sem_seg_bg_thres=0.4)
     assert f"sem_seg also holds {len(TRAIN_IDS)} files of other lists" in error
+    assert "move them away" in error and "remove" not in error  # some may be the user's own
     # The same when an earlier step of the run changes what is made.
     error = refused(capsys, sample, work, "--overwrite", cam_scales="1.0", infer_list="train")
     assert f"cam also holds {len(VAL_IDS)} files of other lists" in error
