@@ -109,7 +109,8 @@ def read_record(target: Path | str) -> Record | None:
         return Record(content["step"], dict(content["arguments"]), dict(content["inputs"]))
     except (KeyError, TypeError, ValueError):
         raise UserError(
-            f"{path} is not a record of what made {target}; remove it to use {target} as it is."
+            f"{path} is not a record of what made {target}; mend or remove it, then {target} "
+            "counts as of unknown origin."
         ) from None
 
 
@@ -273,8 +274,9 @@ def check_removal(
         )
     if others and changed:
         return (
-            f"{path} also holds {len(others)} files of other lists, such as {others[0].name}, that "
-            f"other arguments or weights made; remove them or choose another {option}"
+            f"{path} also holds {len(others)} files of other lists, such as "
+            f"{others[0].relative_to(path)}, that the new ones would not fit; move them away or "
+            f"choose another {option}"
         )
     return None
 

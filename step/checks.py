@@ -12,6 +12,7 @@ import torch
 from misc.consistency import CAM_BACKBONE
 from misc.crf import require_densecrf
 from misc.errors import UserError
+from misc.options import DEFAULT_EVAL_LIST
 from misc.progress import log
 from step import make_cam, make_sem_seg_labels, train_cam, train_irn
 from step.plan import outputs_of, overwrite_problems
@@ -27,12 +28,12 @@ _CPU = torch.device("cpu")
 
 
 def settle_eval_list(args: Namespace) -> None:
-    """Score the inference list where the data set has none of the name of `--eval_list`.
+    """Score the inference list where the data set has no list of the default name, `train`.
 
-    That is so for own data: the default is the list `train` of VOC.
+    That is so for own data. A list that somebody named and that is not there is a problem instead.
     """
     source = open_source(args)
-    if Path(args.eval_list).is_file():
+    if args.eval_list != DEFAULT_EVAL_LIST or Path(args.eval_list).is_file():
         return
     try:
         source.id_list(args.eval_list)

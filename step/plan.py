@@ -1,7 +1,7 @@
 """What every step writes: files, the ids they belong to, and the record of what makes them."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,30 +115,35 @@ def overwrite_problems(args: Namespace, steps: Iterable[str]) -> list[str]:
     """What forbids to remove the outputs of the chosen steps.
 
     Only what has a record of ours is ever removed, and only for the pictures of the current lists.
-    Other pictures' files stay, so they must be what the current arguments make, too.
+    Other pictures' files stay, so they must be what the current arguments make, too. Weights that
+    are trained again may differ in their last digits: nothing that was made from them may stay.
 
     Returns:
         Problems as `kind: what and remedy`, none if all is well.
     """
     problems, changed = [], False
     for step in steps:
+        inputs_changed = changed
         for output in outputs_of(args, step):
             expected, recorded = output.record(args), read_record(output.path)
-            changed |= recorded is not None and bool(expected.differences(recorded))
+            differs = recorded is not None and bool(expected.differences(recorded))
+            changed |= differs or step in _WEIGHTS
             ids = output.ids(args) if output.suffix else None
             problem = check_removal(
-                output.path, expected.step, output.option, output.suffix, ids, changed
+                *(output.path, expected.step, output.option, output.suffix, ids),
+                changed=inputs_changed or differs,
             )
             problems += [f"not to be overwritten: {problem}"] if problem else []
     return problems
 
 
-def remove_before(args: Namespace, steps: Iterable[str]) -> None:
+def remove_before(args: Namespace, steps: Sequence[str]) -> None:
     """Remove the outputs of all chosen steps, so that the same command can go on if interrupted.
 
-    Call it when everything that the steps need is known to be usable, see `overwrite_problems`.
+    The last step comes first: nothing is computed beside older outputs that are still there. Call
+    it when everything that the steps need is known to be usable, see `overwrite_problems`.
     """
-    for step in steps:
+    for step in reversed(steps):
         for output in outputs_of(args, step):
             if output.suffix is None:
                 count = remove_file(output.path)

@@ -77,9 +77,31 @@ def test_masks_of_other_lists_must_not_become_stale(
     assert run(sample, work, infer_list="val") == 0
     error = refused(capsys, sample, work, *AGAIN, infer_list="val", sem_seg_bg_thres=0.4)
     assert f"sem_seg also holds {len(TRAIN_IDS)} files of other lists" in error
+    assert "move them away" in error and "remove" not in error  # some may be the user's own
     # The same when an earlier step of the run changes what is made.
     error = refused(capsys, sample, work, "--overwrite", cam_scales="1.0", infer_list="train")
     assert f"cam also holds {len(VAL_IDS)} files of other lists" in error
+
+
+def test_only_what_a_changed_argument_makes_counts_as_changed(
+    sample: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The background score of the masks says nothing about the edges beside them."""
+    work = copy_of(finished, tmp_path / "work")
+    assert run(sample, work, infer_list="val") == 0
+    error = refused(capsys, sample, work, *AGAIN, infer_list="val", sem_seg_bg_thres=0.4)
+    assert "--sem_seg_out_dir" in error and "--edge_out_dir" not in error
+
+
+def test_masks_of_other_lists_must_not_outlive_the_weights(
+    sample: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """On a GPU weights differ in their last digits when they are trained again."""
+    work = copy_of(finished, tmp_path / "work")
+    assert run(sample, work, infer_list="val") == 0
+    error = refused(capsys, sample, work, "--from_step", "train_irn", "--overwrite")
+    assert f"sem_seg also holds {len(VAL_IDS)} files of other lists" in error
+    assert "cam also holds" not in error
 
 
 def truncate(path: Path) -> None:
@@ -133,6 +155,28 @@ def test_an_interrupted_overwrite_is_gone_on_with(
     assert run(sample, work, cam_scales="1.0") == 0
     assert all(path.is_file() for path in outputs(work).values())
     assert hashes(work, "cam") != hashes(finished, "cam")
+
+
+def test_an_interrupted_removal_leaves_no_old_output_behind_a_new_one(
+    sample: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill while files are removed: the earliest step's are there, or none at all."""
+    work = copy_of(finished, tmp_path / "work")
+    removed: list[Path] = []
+
+    def killed_at_the_second(folder: Path, *_: object) -> int:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(folder)
+        shutil.rmtree(folder)
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr("step.plan.remove_outputs", killed_at_the_second)
+        steps = ("--steps", "make_cam,cam_to_ir_label", "--overwrite")
+        assert run(sample, work, *steps, cam_scales="1.0") == 130
+    assert removed == [work / "result" / "ir_label"]
+    assert hashes(work, "cam") == hashes(finished, "cam")
 
 
 @pytest.mark.parametrize(

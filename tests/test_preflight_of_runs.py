@@ -113,6 +113,15 @@ def test_unusable_lists_are_told_together_with_the_rest(
     assert f"'{TRAIN_IDS[0]}' has no" in error
 
 
+def test_an_evaluation_list_that_is_named_must_be_there(
+    sample: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Else a slip of the pen scores the inference list; test_other_data.py has the default."""
+    work = copy_of(finished, tmp_path / "work")
+    error = refused(capsys, sample, work, "--steps", "eval_cam,eval_sem_seg", eval_list="vall")
+    assert "unusable list (1)" in error and "vall" in error
+
+
 def test_steps_that_would_score_nothing_are_refused_by_name_and_else_left_out(
     devkit: Devkit, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

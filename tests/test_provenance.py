@@ -92,7 +92,7 @@ def test_input_without_record_is_used(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_broken_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "made_by.json").write_text('{"step": 1}')
-    with pytest.raises(UserError, match=r"made_by\.json is not a record"):
+    with pytest.raises(UserError, match=r"made_by\.json is not a record .* of unknown origin"):
         check_record(tmp_path, RECORD)
 
 

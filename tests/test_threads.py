@@ -11,6 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 ENTRIES = [
     "run_sample.py",
+    "deeplab/demo.py",
     "deeplab/main.py",
     "step/eval_cam.py",
     "step/make_figure.py",
