@@ -27,7 +27,7 @@ from voc12.devkit import Devkit
 from voc12.labels import load_classes
 
 STEP = "eval_cam"
-_SWEEP = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40)
+SWEEP_THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -91,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cam_out_dir", type=Path, default=Path("result/cam"), help="CAM folder")
     parser.add_argument("--eval_list", default="train", help="list to score: a name or a file")
     parser.add_argument("--classes", type=Path, help="file of class names (default: VOC's 20)")
-    parser.add_argument("--thresholds", type=fraction, nargs="+", default=_SWEEP, help="0..1")
+    parser.add_argument(
+        "--thresholds", type=fraction, nargs="+", default=SWEEP_THRESHOLDS, help="0..1"
+    )
     return run_entry(parser.prog, lambda: sweep(parser.parse_args(argv)))
 
 
