@@ -135,7 +135,6 @@ def pair_labels(label: Tensor, paths: PathIndex, num_classes: int) -> tuple[Tens
     return background, foreground, (~equal & valid).float()
 
 
-@torch.no_grad()
 def random_walk(
     cam: Tensor, edge: Tensor, radius: int = 5, beta: float = 10, exp_times: int = 8
 ) -> Tensor:
@@ -160,25 +159,48 @@ def random_walk(
     Raises:
         UserError: `cam` and `edge` differ in size, or `beta` or `exp_times` is out of range.
     """
+    return random_walks(cam, edge, (exp_times,), radius, beta)[0]
+
+
+@torch.no_grad()
+def random_walks(
+    cam: Tensor, edge: Tensor, exp_times: Sequence[int], radius: int = 5, beta: float = 10
+) -> Tensor:
+    """`random_walk` with several numbers of steps, for the products of the longest alone.
+
+    Args:
+        cam: see `random_walk`.
+        edge: likewise.
+        exp_times: P binary logarithms of the number of steps, at least one, in any order.
+        radius: see `random_walk`.
+        beta: likewise.
+
+    Returns:
+        (P, K, h, w) in the type of `cam`; each equals its `random_walk` to the last bit.
+
+    Raises:
+        UserError: see `random_walk`.
+    """
     if cam.dim() != 3 or edge.shape != (1, *cam.shape[1:]):
         raise UserError(
             f"The random walk needs maps (K, h, w) and an edge map (1, h, w) of one size, "
             f"got {tuple(cam.shape)} and {tuple(edge.shape)}."
         )
-    if beta <= 0 or exp_times < 0:
-        raise UserError(f"The random walk needs beta > 0 and exp_times >= 0: {beta}, {exp_times}.")
+    if beta <= 0 or min(exp_times) < 0:
+        given = f"{beta}, {', '.join(map(str, exp_times))}"
+        raise UserError(f"The random walk needs beta > 0 and exp_times >= 0: {given}.")
     if cam.numel() == 0:
-        return torch.zeros_like(cam)
+        return cam.new_zeros(len(exp_times), *cam.shape)
     if cam.device.type in _NO_FLOAT64:
-        walked = random_walk(cam.cpu(), edge.cpu(), radius, beta, exp_times)
+        walked = random_walks(cam.cpu(), edge.cpu(), exp_times, radius, beta)
         return walked.to(cam.device)
     # float64 inside: Chebyshev recurrences amplify rounding by (number of terms)^2 / 2.
     edge = edge.double()
     step = _WalkStep(edge, radius, beta)
-    coefficients = power_in_chebyshev(2**exp_times)
+    powers = [power_in_chebyshev(2**times) for times in exp_times]
     block = max(1, WALK_BLOCK // edge.numel())
-    walked = [step.series(maps * (1 - edge), coefficients) for maps in cam.split(block)]
-    return torch.cat([maps.to(cam.dtype) for maps in walked])
+    walked = [step.series(maps * (1 - edge), powers) for maps in cam.split(block)]
+    return torch.cat([maps.to(cam.dtype) for maps in walked], dim=1)
 
 
 def strongest_map(
@@ -301,17 +323,22 @@ class _WalkStep:
             out[:, offset:].addcmul_(weight, maps[:, : length - offset], value=factor)
         return out
 
-    def series(self, start: Tensor, coefficients: Sequence[float]) -> Tensor:
-        """(K, h, w) start -> D^-1/2 (sum_k c_k T_k(S)) D^1/2 start, T_k by its recurrence."""
+    def series(self, start: Tensor, powers: Sequence[Sequence[float]]) -> Tensor:
+        """Powers of the walk, each given by its Chebyshev coefficients c_k.
+
+        (K, h, w) start -> (P, K, h, w) D^-1/2 (sum_k c_k T_k(S)) D^1/2 start, T_k by its recurrence
+        up to the largest degree.
+        """
         now = self.flatten(start) * self.root
-        total = coefficients[0] * now
+        totals = [coefficients[0] * now for coefficients in powers]
         following = torch.zeros_like(now)
-        for order, coefficient in enumerate(coefficients[1:], start=1):
+        for order in range(1, max(map(len, powers))):
             previous, now = now, self.add_product(following, now, 1 if order == 1 else 2)
-            if coefficient:
-                total.add_(now, alpha=coefficient)
+            for total, coefficients in zip(totals, powers, strict=True):
+                if order < len(coefficients) and coefficients[order]:
+                    total.add_(now, alpha=coefficients[order])
             following = previous.neg()
-        walked = self.unflatten(total / self.root)
+        walked = torch.stack([self.unflatten(total / self.root) for total in totals])
         # Columns of T sum to one, so a map stays between its extremes: undo the rounding beyond.
         low, high = start.amin((1, 2), keepdim=True), start.amax((1, 2), keepdim=True)
         return walked.maximum(low).minimum(high)

@@ -1,7 +1,8 @@
 """What all scoring of label maps shares: checked files, counted pictures, numbers for readers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,19 @@ def add_picture(
     Raises:
         UserError: sizes differ or a label is outside the class list.
     """
-    try:
+    with fitting(source):
         confusion.update(prediction, ground_truth)
+
+
+@contextmanager
+def fitting(source: Path) -> Iterator[None]:
+    """Say of which file label maps are that do not fit to each other.
+
+    Raises:
+        UserError: instead of the ValueError of a confusion matrix.
+    """
+    try:
+        yield
     except ValueError as error:
         raise UserError(
             f"{source}: {error}; check that predictions and masks belong to the same pictures and "

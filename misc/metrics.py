@@ -1,6 +1,7 @@
 """Scores of label maps (confusion matrix, mIoU) and of instances (average precision)."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,10 @@ class SegmentationScores:
         miou: mean of `iou` over the classes that occur in ground truth or prediction.
         false_positive: (C,) share of the union that is prediction only, 1 - gt / union.
         false_negative: (C,) share of the union that is ground truth only, 1 - prediction / union.
+        precision: (C,) share of the pixels predicted as a class that are right; NaN without any.
+        recall: (C,) share of a class's pixels in the ground truth that is right; NaN without any.
         pixel_accuracy: share of the pixels that are right.
-        mean_accuracy: mean over the classes in the ground truth of the share of a class's pixels
-            that is right.
+        mean_accuracy: mean of `recall` over the classes in the ground truth.
         frequency_weighted_iou: mean of `iou` weighted by the pixels of a class in the ground truth.
         mean_iou: mean of `iou` over the classes that occur in the ground truth, the score of the
             published DeepLab; a class that is only predicted does not lower it, unlike `miou`.
@@ -31,6 +33,8 @@ class SegmentationScores:
     miou: float
     false_positive: np.ndarray
     false_negative: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
     pixel_accuracy: float
     mean_accuracy: float
     frequency_weighted_iou: float
@@ -58,26 +62,9 @@ class ConfusionMatrix:
         Raises:
             ValueError: the sizes differ, or a label is outside the classes and not 255.
         """
-        if prediction.shape != ground_truth.shape:
-            raise ValueError(
-                f"the prediction has shape {prediction.shape}, the mask {ground_truth.shape}"
-            )
-        valid = ground_truth != IGNORE_LABEL
-        rows = self._checked(ground_truth[valid].astype(np.int64), "mask")
-        columns = prediction[valid].astype(np.int64)
-        columns[columns == IGNORE_LABEL] = BACKGROUND_LABEL
-        columns = self._checked(columns, "prediction")
-        cells = np.bincount(rows * self.num_classes + columns, minlength=self.num_classes**2)
-        self.counts += cells.reshape(self.num_classes, self.num_classes)
-
-    def _checked(self, labels: np.ndarray, what: str) -> np.ndarray:
-        outside = labels[(labels < 0) | (labels >= self.num_classes)]
-        if outside.size:
-            raise ValueError(
-                f"the {what} has label {outside[0]}, outside 0..{self.num_classes - 1} and "
-                f"{IGNORE_LABEL}"
-            )
-        return labels
+        cells = _cells(prediction, ground_truth, self.num_classes)[0]
+        counts = np.bincount(cells, minlength=self.num_classes**2)
+        self.counts += counts.reshape(self.num_classes, self.num_classes)
 
     def merge(self, other: "ConfusionMatrix") -> None:
         """Add the counts of another part of the pictures."""
@@ -96,7 +83,8 @@ class ConfusionMatrix:
             iou = hits / union
             false_positive = 1 - ground_truth / union
             false_negative = 1 - prediction / union
-            accuracy = hits / ground_truth
+            precision = hits / prediction
+            recall = hits / ground_truth
             frequency = ground_truth / ground_truth.sum()
             pixel_accuracy = hits.sum() / ground_truth.sum()
         present = ground_truth > 0
@@ -105,11 +93,86 @@ class ConfusionMatrix:
             miou=nan_mean(iou),
             false_positive=false_positive,
             false_negative=false_negative,
+            precision=precision,
+            recall=recall,
             pixel_accuracy=float(pixel_accuracy),
-            mean_accuracy=nan_mean(accuracy),
+            mean_accuracy=nan_mean(recall),
             frequency_weighted_iou=_sum_or_nan((frequency * iou)[present]),
             mean_iou=nan_mean(iou[present]),
         )
+
+
+class ThresholdConfusion:
+    """Confusion matrices of one set of maps at several background scores, counted in one pass.
+
+    The strongest class of a pixel stands where its score exceeds the background score. So its cell
+    and the number of background scores below its score decide about all of them at once.
+    """
+
+    def __init__(self, num_classes: int, thresholds: Sequence[float]) -> None:
+        """Start with zeros.
+
+        Args:
+            num_classes: including the background.
+            thresholds: T background scores in rising order.
+        """
+        self.num_classes = num_classes
+        self.thresholds = np.array(thresholds, np.float32)  # as the scores that they compete with
+        self.counts = np.zeros((num_classes, num_classes, len(thresholds) + 1), np.int64)
+
+    def update(self, strongest: np.ndarray, score: np.ndarray, ground_truth: np.ndarray) -> None:
+        """Add one picture.
+
+        Args:
+            strongest: (h, w) integers, the strongest class of every pixel, 0..C-1.
+            score: (h, w) float32, the score of that class.
+            ground_truth: (h, w) integers, 0..C-1 or 255.
+
+        Raises:
+            ValueError: see `ConfusionMatrix.update`.
+        """
+        cells, valid = _cells(strongest, ground_truth, self.num_classes)
+        exceeded = np.searchsorted(self.thresholds, score[valid])  # thresholds below the score
+        cells = cells * self.counts.shape[-1] + exceeded
+        self.counts += np.bincount(cells, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def merge(self, other: "ThresholdConfusion") -> None:
+        """Add the counts of another part of the pictures."""
+        self.counts += other.counts
+
+    def matrices(self) -> list[ConfusionMatrix]:
+        """The confusion matrix at every threshold."""
+        return [self._matrix(index) for index in range(len(self.thresholds))]
+
+    def _matrix(self, index: int) -> ConfusionMatrix:
+        matrix = ConfusionMatrix(self.num_classes)
+        matrix.counts += self.counts[..., index + 1 :].sum(axis=-1)
+        matrix.counts[:, BACKGROUND_LABEL] += self.counts[..., : index + 1].sum(axis=(1, 2))
+        return matrix
+
+
+def _cells(
+    prediction: np.ndarray, ground_truth: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The cell of the confusion matrix of every pixel that is not ignored, and which these are."""
+    if prediction.shape != ground_truth.shape:
+        raise ValueError(
+            f"the prediction has shape {prediction.shape}, the mask {ground_truth.shape}"
+        )
+    valid = ground_truth != IGNORE_LABEL
+    rows = _checked(ground_truth[valid].astype(np.int64), "mask", num_classes)
+    columns = prediction[valid].astype(np.int64)
+    columns[columns == IGNORE_LABEL] = BACKGROUND_LABEL
+    return rows * num_classes + _checked(columns, "prediction", num_classes), valid
+
+
+def _checked(labels: np.ndarray, what: str, num_classes: int) -> np.ndarray:
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if outside.size:
+        raise ValueError(
+            f"the {what} has label {outside[0]}, outside 0..{num_classes - 1} and {IGNORE_LABEL}"
+        )
+    return labels
 
 
 def _sum_or_nan(values: np.ndarray) -> float:

@@ -6,6 +6,7 @@ import torch: `cam_to_ir_label` runs in worker processes that should start in a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,40 @@ def propagate_to_label(
 
     winner, _ = strongest_map(random_walk(cam, edge, radius, beta, exp_times), size, bg_thres)
     return _labels_of(keys)[winner]
+
+
+def strongest_labels(
+    cam: Tensor,
+    edge: Tensor,
+    keys: np.ndarray,
+    size: tuple[int, int],
+    beta: float,
+    exp_times: Sequence[int],
+    radius: int = 5,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What `propagate_to_label` decides by, for every number of steps, from one walk of all.
+
+    Args:
+        cam: see `propagate_to_label`.
+        edge: likewise.
+        keys: likewise.
+        size: likewise.
+        beta: likewise.
+        exp_times: binary logarithms of the numbers of steps.
+        radius: reach of one step.
+
+    Yields:
+        (h, w) uint8 label of the strongest class, 0 where all are zero, and its (h, w) float32
+        score. The pseudo mask at a background score has the label where the score exceeds it.
+
+    Raises:
+        UserError: the sizes of `cam`, `edge` and `size` do not match.
+    """
+    from misc.affinity import random_walks, strongest_map
+
+    for walked in random_walks(cam, edge, exp_times, radius, beta):
+        winner, score = strongest_map(walked, size, bg_thres=0)
+        yield _labels_of(keys)[winner], score
 
 
 def _labels_of(keys: np.ndarray) -> np.ndarray:

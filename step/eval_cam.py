@@ -3,7 +3,7 @@
 Reads `result/cam/ID.npz` and the SegmentationClass masks of `--eval_list` (see `step.scoring`).
 Writes nothing; returns the seed mIoU at `--cam_eval_thres`.
 `python -m step.eval_cam --thresholds ...` scores several background scores offline from the same
-maps.
+maps; `step.sweep` does so with the pseudo masks as well.
 """
 
 import argparse
@@ -17,9 +17,9 @@ import numpy as np
 from misc import lineage
 from misc.distributed import shard
 from misc.entry import run_entry
-from misc.evaluation import add_picture, percent, show
+from misc.evaluation import fitting, percent, show
 from misc.maps_io import CamMaps, load_cam, read_label
-from misc.metrics import ConfusionMatrix, SegmentationScores
+from misc.metrics import SegmentationScores, ThresholdConfusion
 from misc.option_types import fraction
 from misc.progress import log, progress
 from step.scoring import Scored, output_path, report_segmentation, scored_pictures
@@ -27,7 +27,7 @@ from voc12.devkit import Devkit
 from voc12.labels import load_classes
 
 STEP = "eval_cam"
-_SWEEP = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40)
+SWEEP_THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -50,32 +50,38 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def score_cams(
     args: argparse.Namespace, scored: Scored, thresholds: Sequence[float]
 ) -> list[SegmentationScores]:
-    """Scores at each background score, reading every CAM once."""
-    devkit = Devkit(args.voc12_root)
-    confusions = [ConfusionMatrix(args.num_classes + 1) for _ in thresholds]
+    """Scores at each background score, in rising order, reading every CAM once."""
+    devkit, confusion = (
+        Devkit(args.voc12_root),
+        ThresholdConfusion(args.num_classes + 1, thresholds),
+    )
     for name in progress(shard(scored.ids), STEP):
         path = output_path(args, STEP, name)
-        maps, ground_truth = load_cam(path), read_label(devkit.mask_path(name))
-        for threshold, confusion in zip(thresholds, confusions, strict=True):
-            add_picture(confusion, cam_to_label(maps, threshold), ground_truth, path)
-    for confusion in confusions:
-        confusion.reduce()
-    return [confusion.compute() for confusion in confusions]
+        count_seed(confusion, load_cam(path), read_label(devkit.mask_path(name)), path)
+    matrices = confusion.matrices()
+    for matrix in matrices:
+        matrix.reduce()
+    return [matrix.compute() for matrix in matrices]
 
 
-def cam_to_label(maps: CamMaps, threshold: float) -> np.ndarray:
-    """Label every pixel with its strongest class, or 0 where none exceeds the background score.
+def count_seed(
+    confusion: ThresholdConfusion, maps: CamMaps, ground_truth: np.ndarray, source: Path
+) -> None:
+    """Count the CAMs of one picture, in which the strongest class competes with the background.
 
     Args:
-        maps: CAMs of one picture; K may be 0.
-        threshold: background score, in the units of the maps (0..1).
+        confusion: at background scores in the units of the maps (0..1).
+        maps: K may be 0; then everything is background.
+        ground_truth: (h, w) labels.
+        source: file of the maps.
 
-    Returns:
-        (h, w) int64, class index + 1.
+    Raises:
+        UserError: the maps do not fit the ground truth or the class list.
     """
-    background = np.full((1, *maps.high_res.shape[1:]), threshold, np.float32)
-    labels = np.concatenate(([0], maps.keys + 1))
-    return labels[np.concatenate((background, maps.high_res)).argmax(axis=0)]
+    background = np.zeros((1, *maps.high_res.shape[1:]), np.float32)
+    stacked, labels = np.concatenate((background, maps.high_res)), np.append(0, maps.keys + 1)
+    with fitting(source):
+        confusion.update(labels[stacked.argmax(axis=0)], stacked.max(axis=0), ground_truth)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cam_out_dir", type=Path, default=Path("result/cam"), help="CAM folder")
     parser.add_argument("--eval_list", default="train", help="list to score: a name or a file")
     parser.add_argument("--classes", type=Path, help="file of class names (default: VOC's 20)")
-    parser.add_argument("--thresholds", type=fraction, nargs="+", default=_SWEEP, help="0..1")
+    parser.add_argument(
+        "--thresholds", type=fraction, nargs="+", default=SWEEP_THRESHOLDS, help="0..1"
+    )
     return run_entry(parser.prog, lambda: sweep(parser.parse_args(argv)))
 
 
@@ -96,8 +104,9 @@ def sweep(args: argparse.Namespace) -> None:
     args.num_classes = len(load_classes(args.classes))
     scored = scored_pictures(args, STEP)
     log(f"seed mIoU on {scored.describe()}")
-    scores = score_cams(args, scored, args.thresholds)
-    for threshold, score in zip(args.thresholds, scores, strict=True):
+    thresholds = sorted(set(args.thresholds))
+    scores = score_cams(args, scored, thresholds)
+    for threshold, score in zip(thresholds, scores, strict=True):
         log(f"  background score {threshold:.2f}: {show(percent(score.miou))} %")
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from misc.errors import UserError
 from misc.maps_io import CamMaps, save_cam, save_instances, write_label
+from misc.metrics import ThresholdConfusion
 from step import eval_cam, eval_ins_seg, eval_sem_seg
 
 SIZE = (4, 8)
@@ -103,7 +104,11 @@ def test_cam_labels_are_class_indices_plus_one() -> None:
     maps[0, 0], maps[1, 0] = [0.9, 0.1, 0.15, 0.0], [0.2, 0.3, 0.0, 0.0]
     cams = CamMaps(np.array([4, 11]), maps[:, :, ::4], maps)
     # the third pixel only equals the background score: background
-    assert eval_cam.cam_to_label(cams, np.float32(0.15)).tolist() == [[5, 12, 0, 0]]
+    truth = np.array([[5, 12, 0, 0]], np.uint8)
+    confusion = ThresholdConfusion(13, [0.15])
+    eval_cam.count_seed(confusion, cams, truth, Path("x.npz"))
+    counts = confusion.matrices()[0].counts
+    assert np.diag(counts).tolist() == np.bincount(truth[0], minlength=13).tolist()
 
 
 def test_sweep_prints_every_threshold_and_the_list(

@@ -9,6 +9,7 @@ import pytest
 from misc.metrics import (
     ConfusionMatrix,
     InstanceAveragePrecision,
+    ThresholdConfusion,
     instances_of,
     mask_iou,
     nan_mean,
@@ -45,6 +46,56 @@ def test_shares_of_right_pixels_by_hand() -> None:
     assert scores.mean_accuracy == pytest.approx((3 / 4 + 2 / 3) / 2)
     assert scores.frequency_weighted_iou == pytest.approx(4 / 7 * 3 / 5 + 3 / 7 * 2 / 4)
     assert scores.mean_iou == pytest.approx((3 / 5 + 2 / 4) / 2)
+
+
+def test_precision_and_recall_by_hand() -> None:
+    scores = _confusion().compute()
+    np.testing.assert_allclose(scores.precision, [3 / 4, 2 / 3, np.nan])
+    np.testing.assert_allclose(scores.recall, [3 / 4, 2 / 3, np.nan])
+    more = ConfusionMatrix(3)
+    more.update(np.array([[1, 1, 1, 2]]), np.array([[0, 0, 1, 1]]))
+    np.testing.assert_allclose(more.compute().precision, [np.nan, 1 / 3, 0])
+    np.testing.assert_allclose(more.compute().recall, [0, 1 / 2, np.nan])
+
+
+def test_background_scores_are_counted_at_once_by_hand() -> None:
+    strongest = np.array([[1, 1, 2, 2, 1, 0]])
+    score = np.array([[0.9, 0.25, 0.5, 0.1, 0.7, 0.0]], np.float32)
+    truth = np.array([[1, 0, 2, 2, 255, 0]])
+    confusion = ThresholdConfusion(3, [0.0, 0.25, 0.5])
+    confusion.update(strongest, score, truth)
+    # 0.25 and 0.5 do not exceed themselves; the last background pixel never has a class
+    at = [matrix.counts.tolist() for matrix in confusion.matrices()]
+    assert at == [
+        [[1, 1, 0], [0, 1, 0], [0, 0, 2]],
+        [[2, 0, 0], [0, 1, 0], [1, 0, 1]],
+        [[2, 0, 0], [0, 1, 0], [2, 0, 0]],
+    ]
+
+
+def test_background_scores_at_once_equal_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    strongest, truth = rng.integers(0, 4, (2, 30, 40))
+    truth[:3] = 255
+    score = (rng.integers(0, 21, (30, 40)) / 20).astype(np.float32)  # many are equal to thresholds
+    thresholds = [0.05, 0.25, 0.6, 1.0]
+    together = ThresholdConfusion(4, thresholds)
+    part = ThresholdConfusion(4, thresholds)
+    together.update(strongest[:20], score[:20], truth[:20])
+    part.update(strongest[20:], score[20:], truth[20:])
+    together.merge(part)
+    for threshold, matrix in zip(thresholds, together.matrices(), strict=True):
+        alone = ConfusionMatrix(4)
+        alone.update(np.where(score > np.float32(threshold), strongest, 0), truth)
+        assert matrix.counts.tolist() == alone.counts.tolist()
+
+
+def test_background_scores_name_what_does_not_fit() -> None:
+    confusion, score = ThresholdConfusion(2, [0.5]), np.zeros((1, 2), np.float32)
+    with pytest.raises(ValueError, match=r"shape \(1, 2\), the mask \(2, 1\)"):
+        confusion.update(np.zeros((1, 2), int), score, np.zeros((2, 1), int))
+    with pytest.raises(ValueError, match=r"label 2, outside 0\.\.1"):
+        confusion.update(np.full((1, 2), 2), score, np.zeros((1, 2), int))
 
 
 def test_class_that_is_predicted_only_counts_for_miou_alone() -> None:

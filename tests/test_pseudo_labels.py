@@ -12,7 +12,7 @@ from misc import affinity, pseudo_labels
 from misc.affinity import strongest_map
 from misc.crf import CrfParameters
 from misc.errors import UserError
-from misc.pseudo_labels import cam_to_ir_label, propagate_to_label
+from misc.pseudo_labels import cam_to_ir_label, propagate_to_label, strongest_labels
 
 
 @pytest.mark.parametrize("name, fg, bg", [("35_15", 0.35, 0.15), ("30_5", 0.30, 0.05)])
@@ -53,6 +53,19 @@ def test_pseudo_mask_equals_the_published_one(golden):
     label = propagate_to_label(cam, edge, archive["keys"], size, bg_thres=0.25)
     assert label.dtype == np.uint8
     np.testing.assert_array_equal(label, archive["pseudo_label"])
+
+
+def test_masks_at_any_background_score_follow_from_one_walk(golden):
+    archive = golden("sem_seg")
+    cam, edge = torch.from_numpy(archive["cam"]), torch.from_numpy(archive["edge"])
+    size, keys = tuple(archive["size"].tolist()), archive["keys"]
+    walks = list(strongest_labels(cam, edge, keys, size, 10, (4, 8)))
+    labels, score = walks[1]
+    np.testing.assert_array_equal(np.where(score > 0.25, labels, 0), archive["pseudo_label"])
+    for times, (labels, score) in zip((4, 8), walks, strict=True):
+        for threshold in (0, 0.1, 0.5, 1):
+            mask = propagate_to_label(cam, edge, keys, size, threshold, exp_times=times)
+            np.testing.assert_array_equal(np.where(score > threshold, labels, 0), mask)
 
 
 @pytest.mark.parametrize("classes", [0, 1, 3])

@@ -10,7 +10,7 @@ from affinity_reference import dense_walk
 from golden.fill import uniform
 
 from misc import affinity
-from misc.affinity import power_in_chebyshev, random_walk, strongest_map
+from misc.affinity import power_in_chebyshev, random_walk, random_walks, strongest_map
 from misc.errors import UserError
 
 PUBLISHED_ROUNDING = 1e-4  # of the maximum: float32 squarings of the published code
@@ -180,3 +180,37 @@ def test_chebyshev_series_is_as_short_as_promised():
         assert degree <= min(n, np.sqrt(2 * n * np.log(2 / 1e-7)))
     assert len(power_in_chebyshev(256)) - 1 < 90
     assert power_in_chebyshev(2, 0) == pytest.approx([0.5, 0, 0.5])  # t^2 = (1 + T_2) / 2
+
+
+def test_walks_of_several_lengths_share_their_products(monkeypatch):
+    cam, edge = random_maps(3, 9, 11, torch.float32)
+    single = [random_walk(cam, edge, 4, 7.0, times) for times in (6, 0, 3)]
+    products, add_product = [], affinity._WalkStep.add_product
+
+    def counted(step, out, maps, factor):
+        products.append(len(maps))
+        return add_product(step, out, maps, factor)
+
+    monkeypatch.setattr(affinity._WalkStep, "add_product", counted)
+    together = random_walks(cam, edge, (6, 0, 3), 4, 7.0)
+    assert together.dtype == torch.float32
+    for one, alone in zip(together, single, strict=True):
+        assert torch.equal(one, alone)
+    # one product for the column sums, then those of the longest walk: its series ends at degree
+    # sqrt(2 * 64 * ln(2e7)) = 47 at the latest
+    assert products.count(3) <= 47 and len(products) == products.count(3) + 1
+
+
+def test_walks_of_several_lengths_equal_explicit_powers():
+    cam, edge = random_maps(2, 7, 6)
+    walked = random_walks(cam, edge, (0, 2, 5), 3, 4.0)
+    for one, times in zip(walked, (0, 2, 5), strict=True):
+        expected = dense_walk(cam, edge, 3, 4.0, times)
+        torch.testing.assert_close(one, expected, rtol=0, atol=5e-7 * float(expected.max()))
+
+
+def test_several_walks_without_maps():
+    edge = random_maps(1, 6, 5, torch.float32)[1]
+    assert random_walks(torch.zeros(0, 6, 5), edge, (2, 3)).shape == (2, 0, 6, 5)
+    with pytest.raises(UserError, match=r"exp_times >= 0: 10, 3, -1"):
+        random_walks(torch.zeros(1, 6, 5), edge, (3, -1))

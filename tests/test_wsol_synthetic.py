@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from misc.errors import UserError
 from misc.maps_io import read_image
@@ -49,11 +50,13 @@ def test_layout(small: Path, image_set: ImageSet) -> None:
     assert [p.label for p in image_set.test] == [0, 1, 2]
     names = {f"images/{p.name}" for p in image_set.train + image_set.test}
     tables = ("images", "image_class_labels", "train_test_split", "bounding_boxes", "classes")
-    expected = names | {f"{table}.txt" for table in tables} | {"synthetic.json"}
+    masks = {f"segmentations/{Path(p.name).with_suffix('.png')}" for p in image_set.train}
+    masks |= {f"segmentations/{Path(p.name).with_suffix('.png')}" for p in image_set.test}
+    expected = names | masks | {f"{table}.txt" for table in tables} | {"synthetic.json"}
     assert set(contents(small)) == expected
 
 
-def test_boxes_are_those_of_the_painted_birds(image_set: ImageSet) -> None:
+def test_boxes_and_masks_are_those_of_the_painted_birds(small: Path, image_set: ImageSet) -> None:
     picture = image_set.train[3]
     rng = np.random.default_rng([0, 1, picture.label, 1])
     scene = paint_scene(("Azure_Scaletail",), SIZES, rng, DRAWERS, synthetic.AREA_RANGE)
@@ -63,6 +66,8 @@ def test_boxes_are_those_of_the_painted_birds(image_set: ImageSet) -> None:
     inside = scene.instances[y : y + height, x : x + width]
     assert not outside.any()
     assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+    mask = Image.open(small / "segmentations" / Path(picture.name).with_suffix(".png"))
+    assert np.array_equal(np.asarray(mask), 255 * (scene.instances > 0))
     stored = read_image(picture.path).astype(np.int64)
     assert stored.shape == scene.image.shape
     assert np.abs(stored - scene.image).mean() < 8  # JPEG

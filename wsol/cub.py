@@ -20,6 +20,7 @@ BOXES_FILE = "bounding_boxes.txt"
 TABLES = (IMAGES_FILE, LABELS_FILE, SPLIT_FILE, BOXES_FILE)
 CLASSES_FILE = "classes.txt"
 IMAGE_FOLDER = "images"
+MASK_FOLDER = "segmentations"
 
 
 def read_cub(root: Path) -> ImageSet:

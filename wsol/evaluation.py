@@ -1,7 +1,7 @@
 """Evaluation of localisation: maps once, boxes at all thresholds, scores over all processes."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,9 @@ _SCORE_TITLES = {
     "loc_top1": "Loc@1",
     "loc_top5": "Loc@5",
     "gt_known": "GT-known",
+    "box_acc_30": "Box@.3",
+    "box_acc_50": "Box@.5",
+    "box_acc_70": "Box@.7",
 }
 LOSSES = ("loss_transformer", "loss_cnn", "loss_l1")
 TABLE_SCORES = ("loc_top1", "loc_top5", "gt_known")
@@ -64,6 +67,7 @@ def evaluate(
     device: torch.device,
     thresholds: Sequence[float],
     boxed_dir: Path | None = None,
+    observe: Callable[[Found], object] | None = None,
 ) -> Evaluation:
     """Classify and localise pictures; every process takes its share, all get the scores of all.
 
@@ -74,6 +78,7 @@ def evaluate(
         device: of this process.
         thresholds: shares of a map's maximum that are scored, from maps computed once.
         boxed_dir: where to write heat maps with boxes at the first threshold; None for nowhere.
+        observe: gets what was found in every picture of this process, for more scores.
 
     Raises:
         UserError: scores or a map are not finite.
@@ -83,6 +88,8 @@ def evaluate(
     for found in _localised(networks.eval(), pictures, config, device):
         boxes = boxes_at(found.cam, thresholds, config.DATA.CROP_SIZE)
         scores.update(found.logits, found.label, boxes, found.truth)
+        if observe is not None:
+            observe(found)
         if boxed_dir is not None:
             picture = pictures[found.index]
             photo = square_photo(picture.path, config.DATA.CROP_SIZE)
@@ -143,9 +150,10 @@ def epoch_in_words(numbers: Mapping[str, float]) -> str:
 
 
 def log_table(rows: Sequence[Mapping[str, float]]) -> None:
-    """Log localisation in percent by threshold; each row has `threshold` and TABLE_SCORES."""
-    titles = [_SCORE_TITLES[name] for name in TABLE_SCORES]
+    """Log localisation in percent by threshold; every row has `threshold` and the same scores."""
+    names = [name for name in rows[0] if name != "threshold"]
+    titles = [_SCORE_TITLES[name] for name in names]
     log("  ".join(f"{title:>8}" for title in ("CAM_THR", *titles)))
     for row in rows:
-        values = [f"{row[name]:8.1f}" for name in TABLE_SCORES]
+        values = [f"{row[name]:8.1f}" for name in names]
         log("  ".join([f"{row['threshold']:8.3g}", *values]))

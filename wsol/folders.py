@@ -14,6 +14,7 @@ from wsol.pictures import TEST, TRAIN, Box, ImageSet, Picture
 
 TEST_FOLDERS = (TEST, "val")
 BOXES_FILE = "boxes.csv"
+MASK_FOLDER = "masks"
 BOXES_HEADER = ["path", "x", "y", "w", "h"]
 TEST_EVERY = 5
 """Of a folder without train and test, each fifth picture of a class is kept for testing."""
@@ -39,7 +40,8 @@ def scan_folders(root: Path) -> tuple[ImageSet, list[str]]:
     Either ROOT/train/CLASS/* and ROOT/test/CLASS/* (or `val` for `test`), or ROOT/CLASS/*, of which
     every `TEST_EVERY`-th picture by name is for testing. The classes are the subfolders, sorted.
     ROOT/boxes.csv may hold boxes: a header `path,x,y,w,h` and one line per picture, the path
-    relative to ROOT, the rest in pixels. Pictures without a line have no box.
+    relative to ROOT, the rest in pixels. Pictures without a line have no box. A folder ROOT/masks
+    without pictures of its own holds true masks and is no class.
 
     Args:
         root: the folder.
@@ -66,6 +68,8 @@ def _split_files(root: Path) -> tuple[Files, Files]:
     """Files to train and to test on."""
     train = root / TRAIN
     every = _files_by_class(root) if root.is_dir() else {}
+    if not every.get(MASK_FOLDER):
+        every.pop(MASK_FOLDER, None)
     if not any(every.values()):
         require_data_set(root, (TRAIN,), f"{TRAIN}/CLASS/* and {TEST}/CLASS/*, or CLASS/*")
     test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)

@@ -33,21 +33,26 @@ _PERCENT = 100.0
 # ---------------------------------------------------------------- boxes of maps
 
 
-def cam_to_heat(cam: np.ndarray, size: int) -> np.ndarray:
-    """Enlarge a map with OpenCV's bilinear interpolation and stretch it to 0..255.
+def stretched(cam: np.ndarray, size: int) -> np.ndarray:
+    """Enlarge a map with OpenCV's bilinear interpolation and stretch it to [0, 1].
 
     Args:
         cam: (h, w) float, any range.
         size: side S of the square picture that the map belongs to.
 
     Returns:
-        (S, S) uint8; zeros for a map that is constant or not finite.
+        (S, S) float32; zeros for a map that is constant or not finite.
     """
     full = cv2.resize(np.asarray(cam, np.float32), (size, size))
     low, high = full.min(), full.max()
     if not high > low or not np.isfinite(high - low):
-        return np.zeros((size, size), np.uint8)
-    return ((full - low) / (high - low) * _HEAT_MAX).astype(np.uint8)
+        return np.zeros((size, size), np.float32)
+    return (full - low) / (high - low)
+
+
+def cam_to_heat(cam: np.ndarray, size: int) -> np.ndarray:
+    """`stretched` in 0..255, (S, S) uint8."""
+    return (stretched(cam, size) * _HEAT_MAX).astype(np.uint8)
 
 
 def heat_to_box(heat: np.ndarray, threshold: float) -> np.ndarray:

@@ -1,8 +1,8 @@
 """A small made-up set of birds in the folder layout of CUB-200-2011.
 
 It stands in for CUB in tests and in the demo: species that differ in plumage, one bird in a picture
-of clutter, and the exact box of what can be seen of it. Everything follows from the parameters and
-the seed.
+of clutter, the exact box of what can be seen of it, and its mask. Everything follows from the
+parameters and the seed.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,14 @@ from wsol.cub import (
     IMAGE_FOLDER,
     IMAGES_FILE,
     LABELS_FILE,
+    MASK_FOLDER,
     SPLIT_FILE,
 )
 from wsol.synthetic_birds import DRAWERS, SPECIES
 
-VERSION = 1
+VERSION = 2
 """Goes up whenever the drawing changes, so that older folders are built again."""
+_WHITE = 255
 DEFAULT_SIZE_RANGE: SizeRange = ((120, 150), (130, 160))
 AREA_RANGE: AreaRange = (0.045, 0.17)
 """Share of the picture that a bird covers; its box is about twice as large. With more, the whole
@@ -80,7 +82,9 @@ def build(
         "seed": seed,
     }
     tables = (IMAGES_FILE, LABELS_FILE, SPLIT_FILE, BOXES_FILE, CLASSES_FILE)
-    files = [Path(name) for name in tables] + [Path(IMAGE_FOLDER, e.name) for e in entries]
+    names = [entry.name for entry in entries]
+    files = [Path(table) for table in tables] + [Path(IMAGE_FOLDER, name) for name in names]
+    files += [Path(MASK_FOLDER, name).with_suffix(".png") for name in names]
     return build_folder(
         root, parameters, files, lambda folder: _fill(folder, entries, classes, size_range, seed)
     )
@@ -114,13 +118,16 @@ def _fill(
 
 
 def _write_picture(root: Path, entry: _Entry, size_range: SizeRange, seed: int) -> list[int]:
-    """Paints one picture and returns the box (x, y, width, height) of its bird."""
+    """Paints one picture and its mask and returns the box (x, y, width, height) of its bird."""
     species = list(SPECIES)[entry.label]
     rng = np.random.default_rng([seed, *entry.stream])
     scene = paint_scene((species,), size_range, rng, DRAWERS, AREA_RANGE)
     path = root / IMAGE_FOLDER / entry.name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(scene.image).save(path, quality=JPEG_QUALITY)
+    mask = (root / MASK_FOLDER / entry.name).with_suffix(".png")
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.where(scene.instances > 0, _WHITE, 0).astype(np.uint8)).save(mask)
     rows, columns = np.nonzero(scene.instances)
     left, top = int(columns.min()), int(rows.min())
     return [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]

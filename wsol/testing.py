@@ -1,23 +1,51 @@
 """Evaluation of a checkpoint: all scores at the configured threshold, localisation at many."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from misc.checkpoint import load_checkpoint
 from misc.config import flatten
 from misc.distributed import is_main_process, join_processes, select_device
+from misc.evaluation import percent, show
 from misc.files import sha256_file, write_json
 from misc.progress import log
 from misc.seed import run_facts, seed_everything
+from wsol.box_accuracy import IOU_THRESHOLDS, MaxBoxAccuracy, MaxBoxResult
 from wsol.config import Config, paths_of
-from wsol.evaluation import TABLE_SCORES, evaluate, in_words, log_table
+from wsol.evaluation import TABLE_SCORES, Found, evaluate, in_words, log_table
 from wsol.localization import LocalisationResult
+from wsol.masks import require_usable, square_mask
 from wsol.model import load_networks
-from wsol.pictures import TEST
+from wsol.pictures import TEST, Picture
+from wsol.pixel_precision import PixelAveragePrecision
 from wsol.source import fingerprint, open_pictures
 
 _UNKNOWN = "not recorded in the checkpoint"
+_BOX_SCORES = ("box_acc_30", "box_acc_50", "box_acc_70")  # of IOU_THRESHOLDS
+_CHOSEN = "by definition at the best thresholds on the boxes that are scored"
+
+
+class ThresholdFreeScores:
+    """MaxBoxAccV2 and, where pictures have true masks, PxAP."""
+
+    def __init__(self, config: Config, pictures: Sequence[Picture]) -> None:
+        """Start with zeros; `pictures` are those of the split."""
+        self._config, self._pictures = config, pictures
+        self.boxes, self.pixels = MaxBoxAccuracy(), PixelAveragePrecision()
+
+    def update(self, found: Found) -> None:
+        """Add one picture."""
+        if found.truth is not None:
+            self.boxes.update(found.cam, found.truth, self._config.DATA.CROP_SIZE)
+        mask = square_mask(self._config, self._pictures[found.index])
+        if mask is not None:
+            self.pixels.update(found.cam, mask)
+
+    def reduce(self) -> None:
+        """Add up the counts of all processes."""
+        self.boxes.reduce()
+        self.pixels.reduce()
 
 
 def test(config: Config, weights: Path | None, device_name: str = "auto") -> dict[str, Any]:
@@ -40,6 +68,8 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
     weights = weights or paths.last
     networks = load_networks(config, weights).to(device)
     pictures = open_pictures(config, (split,)).split(split)
+    require_usable(config, pictures)
+    more = ThresholdFreeScores(config, pictures)
     found = evaluate(
         networks,
         pictures,
@@ -47,13 +77,18 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
         device,
         thresholds_of(config),
         paths.boxed_images(split) if config.TEST.SAVE_BOXED_IMAGE else None,
+        more.update,
     )
+    more.reduce()
+    boxes = more.boxes.compute()
     content = {
         "split": split,
         "pictures": {"count": len(pictures), "sha256": fingerprint(pictures)},
         "weights": {"path": str(weights), "sha256": sha256_file(weights), **_origin(weights)},
         "scores": found.scores.numbers(),
-        "thresholds": _by_threshold(found.scores),
+        "thresholds": _by_threshold(found.scores, boxes),
+        "max_box_acc_v2": _max_box(boxes),
+        "pxap": _pxap(more.pixels),
         "seconds_per_picture": found.seconds_per_picture,
         "arguments": flatten(config),
         **run_facts(device),
@@ -77,14 +112,34 @@ def _origin(weights: Path) -> dict[str, Any]:
     return {"epoch": checkpoint.get("epoch"), "chosen": checkpoint.get("chosen", _UNKNOWN)}
 
 
-def _by_threshold(scores: LocalisationResult) -> list[dict[str, float]]:
+def _by_threshold(scores: LocalisationResult, boxes: MaxBoxResult) -> list[dict[str, float]]:
     """Localisation in percent by threshold, in rising order; empty without true boxes."""
     rows = [
-        {"threshold": threshold, **{name: row[name] for name in TABLE_SCORES}}
+        {
+            "threshold": threshold,
+            **{name: row[name] for name in TABLE_SCORES},
+            **dict(zip(_BOX_SCORES, boxes.at(threshold).tolist(), strict=True)),
+        }
         for index, threshold in enumerate(scores.thresholds)
         if TABLE_SCORES[0] in (row := scores.numbers(index))
     ]
     return sorted(rows, key=lambda row: row["threshold"])
+
+
+def _max_box(boxes: MaxBoxResult) -> dict[str, Any] | None:
+    """MaxBoxAccV2 in percent and what it is the mean of; None without true boxes."""
+    if not boxes.boxed:
+        return None
+    parts = zip(IOU_THRESHOLDS, boxes.best.tolist(), boxes.best_thresholds.tolist(), strict=True)
+    by_iou = [{"iou": iou, "percent": best, "threshold": at} for iou, best, at in parts]
+    return {"percent": boxes.mean, "by_iou": by_iou, "chosen": _CHOSEN}
+
+
+def _pxap(pixels: PixelAveragePrecision) -> dict[str, Any] | None:
+    """PxAP in percent, None where no mask has an object; None without true masks."""
+    if not pixels.masked:
+        return None
+    return {"percent": percent(pixels.compute()), "pictures": pixels.masked}
 
 
 def _tell(config: Config, scores: LocalisationResult, content: Mapping[str, Any]) -> None:
@@ -93,12 +148,20 @@ def _tell(config: Config, scores: LocalisationResult, content: Mapping[str, Any]
     log(f"{weights['path']}: epoch {weights['epoch']}, {weights['chosen']}")
     log(f"{split} split at CAM_THR {config.MODEL.CAM_THR:g}: {in_words(content['scores'])}")
     log(f"{content['seconds_per_picture']:.4f} seconds per picture")
+    if content["pxap"]:
+        masked = f"{content['pxap']['pictures']} of {scores.pictures} pictures, which have masks"
+        log(f"PxAP {show(content['pxap']['percent'], decimals=1)} on {masked}")
     if not scores.boxed:
         log(f"the pictures of the {split} split have no boxes: nothing was localised.")
         return
     shares = ", ".join(f"{kind} {values[0]:.1f}" for kind, values in scores.breakdown.items())
     log(f"of {scores.boxed} pictures with boxes, in %: {shares}")
     log_table(content["thresholds"])
+    parts = (
+        f"IoU {part['iou']:g}: {part['percent']:.1f} at {part['threshold']:.3f}"
+        for part in content["max_box_acc_v2"]["by_iou"]
+    )
+    log(f"MaxBoxAccV2 {content['max_box_acc_v2']['percent']:.1f} ({', '.join(parts)}): {_CHOSEN}")
     best = scores.thresholds[scores.best_threshold()]
     if split == TEST:
         log("a threshold chosen from this table is tuned on test boxes; choose by TEST.SPLIT train")
