@@ -12,7 +12,7 @@ import torch
 from misc.consistency import CAM_BACKBONE
 from misc.crf import require_densecrf
 from misc.errors import UserError
-from misc.options import DEFAULT_EVAL_LIST
+from misc.option_groups import DEFAULT_EVAL_LIST
 from misc.progress import log
 from step import make_cam, make_sem_seg_labels, train_cam, train_irn
 from step.plan import outputs_of, overwrite_problems

@@ -127,7 +127,9 @@ def load(tmp_path: Path, name: str, size: int, content: dict, **model_args: obje
     return build_vit(name, size, weights=str(tmp_path / "w.pth"), model_args=SMALL | model_args)
 
 
-@pytest.mark.parametrize(("name", "size", "layout"), LAYOUTS, ids=lambda one: str(one)[:24])
+@pytest.mark.parametrize(
+    ("name", "size", "layout"), LAYOUTS, ids=lambda one: getattr(one, "__name__", str(one))
+)
 @pytest.mark.parametrize("bare", [True, False], ids=["timm", "original"])
 def test_files_in_either_layout_are_loaded_completely(
     tmp_path: Path,
