@@ -25,6 +25,8 @@ class SegmentationScores:
         frequency_weighted_iou: mean of `iou` weighted by the pixels of a class in the ground truth.
         mean_iou: mean of `iou` over the classes that occur in the ground truth, the score of the
             published DeepLab; a class that is only predicted does not lower it, unlike `miou`.
+        precision: (C,) share of the pixels predicted as a class that are right.
+        recall: (C,) share of a class's pixels in the ground truth that is found.
     """
 
     iou: np.ndarray
@@ -35,6 +37,8 @@ class SegmentationScores:
     mean_accuracy: float
     frequency_weighted_iou: float
     mean_iou: float
+    precision: np.ndarray
+    recall: np.ndarray
 
 
 class ConfusionMatrix:
@@ -96,7 +100,7 @@ class ConfusionMatrix:
             iou = hits / union
             false_positive = 1 - ground_truth / union
             false_negative = 1 - prediction / union
-            accuracy = hits / ground_truth
+            precision, recall = hits / prediction, hits / ground_truth
             frequency = ground_truth / ground_truth.sum()
             pixel_accuracy = hits.sum() / ground_truth.sum()
         present = ground_truth > 0
@@ -106,9 +110,11 @@ class ConfusionMatrix:
             false_positive=false_positive,
             false_negative=false_negative,
             pixel_accuracy=float(pixel_accuracy),
-            mean_accuracy=nan_mean(accuracy),
+            mean_accuracy=nan_mean(recall),
             frequency_weighted_iou=_sum_or_nan((frequency * iou)[present]),
             mean_iou=nan_mean(iou[present]),
+            precision=precision,
+            recall=recall,
         )
 
 

@@ -67,6 +67,15 @@ def test_masks_by_hand(args: Namespace, capsys: pytest.CaptureFixture[str]) -> N
     assert result["background_fn"] == pytest.approx(100 / 11)
     assert result["foreground_fp"] == pytest.approx(100 * (1 / 4 + 0) / 2)
     assert result["foreground_fn"] == pytest.approx(100 * (0 + 1 / 2) / 2)
+    # 4 pixels are taken for a cat, 3 of them are; 1 of the dog's 2 pixels is found.
+    assert result["precision"] == pytest.approx(
+        {"background": 90, "cat": 75, "dog": 100, "cow": None}
+    )
+    assert result["recall"] == pytest.approx(
+        {"background": 90, "cat": 100, "dog": 50, "cow": None}
+    )
+    assert result["foreground_precision"] == pytest.approx((75 + 100) / 2)
+    assert result["foreground_recall"] == pytest.approx((100 + 50) / 2)
     assert (result["list"], result["pictures"], result["list_pictures"]) == ("mine", 2, 2)
     json.dumps(result, allow_nan=False)
     line = capsys.readouterr().out
