@@ -58,7 +58,7 @@ _PATH_OPTIONS: dict[str, tuple[str, ...]] = {
     "ins_seg_out_dir": ("result/ins_seg", "instances"),
     "edge_out_dir": ("result/edge", "edge maps"),
     "cache_dir": ("sess/cache", "derived lists and image labels"),
-    "result_dir": ("result", "metrics.json and figure.png"),
+    "result_dir": ("result", "metrics.json, figure.png and report.html"),
 }
 
 SAMPLE_FOLDER = "sess/sample_voc12"  # where --preset demo builds its data, in --work_dir
@@ -347,6 +347,12 @@ def _outputs(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", *aliases, default=default, help=text)
     group.add_argument(
         "--figure_num", type=non_negative_int, default=6, help="pictures in figure.png; 0 for none"
+    )
+    group.add_argument(
+        "--report_num",
+        type=non_negative_int,
+        default=300,
+        help="pictures in report.html; 0 for no page",
     )
 
 

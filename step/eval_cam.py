@@ -12,16 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from misc import lineage
 from misc.distributed import shard
 from misc.entry import run_entry
 from misc.evaluation import add_picture, percent, show
-from misc.maps_io import CamMaps, load_cam, read_label
+from misc.maps_io import load_cam, read_label
 from misc.metrics import ConfusionMatrix, SegmentationScores
 from misc.option_types import fraction
 from misc.progress import log, progress
+from misc.pseudo_labels import cam_to_label
 from step.scoring import Scored, output_path, report_segmentation, scored_pictures
 from voc12.devkit import Devkit
 from voc12.labels import load_classes
@@ -61,21 +60,6 @@ def score_cams(
     for confusion in confusions:
         confusion.reduce()
     return [confusion.compute() for confusion in confusions]
-
-
-def cam_to_label(maps: CamMaps, threshold: float) -> np.ndarray:
-    """Label every pixel with its strongest class, or 0 where none exceeds the background score.
-
-    Args:
-        maps: CAMs of one picture; K may be 0.
-        threshold: background score, in the units of the maps (0..1).
-
-    Returns:
-        (h, w) int64, class index + 1.
-    """
-    background = np.full((1, *maps.high_res.shape[1:]), threshold, np.float32)
-    labels = np.concatenate(([0], maps.keys + 1))
-    return labels[np.concatenate((background, maps.high_res)).argmax(axis=0)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
