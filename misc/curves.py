@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 360, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 10, 26  # margins
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 18, 10, 26  # margins
 _STEPS = (1, 2, 2.5, 5, 10)
 _Y_TICKS, _X_TICKS = 4, 6
 

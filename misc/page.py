@@ -2,6 +2,7 @@
 
 Knows no data set and no step: it takes plain values, and escapes all of them. Style and script are
 part of the file and nothing else is ever loaded, which a content security policy makes sure of.
+Importing this module does not import torch: worker processes that should start in a moment use it.
 """
 
 import base64
@@ -9,13 +10,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from misc.curves import Plot, plot
-from misc.evaluation import show
 from misc.files import atomic_path
 from misc.maps_io import voc_palette
 
@@ -56,7 +56,7 @@ class Column:
         known = [value for value in self.values if value is not None]
         full = self.full or max(known, default=0) or 1
         return [
-            (show(value, self.decimals), 0 if value is None else _HUNDRED * value / full)
+            ("-", 0) if value is None else (f"{value:.{self.decimals}f}", _HUNDRED * value / full)
             for value in self.values
         ]
 
@@ -115,6 +115,52 @@ class Facts:
     more: Sequence[tuple[str, str]] = ()
     wide: bool = False
     kind: ClassVar[str] = "facts"
+
+
+def origin_facts(content: Mapping[str, Any]) -> Facts:
+    """What a result depends on besides its arguments.
+
+    Args:
+        content: of `misc.seed.run_facts`, and where known `command` and `seed`.
+    """
+    commit = content.get("commit")
+    run = {
+        "command": content.get("command"),
+        "commit": f"{commit} and uncommitted changes" if content.get("dirty") else commit,
+        "seed": content.get("seed"),
+        **content.get("host", {}),
+    }
+    versions = content.get("versions", {})
+    known = ({name: v for name, v in values.items() if v is not None} for values in (run, versions))
+    rows, more = map(_texts, known)
+    return Facts("What made it", rows, "Versions", more)
+
+
+def split_by_default(
+    values: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values that differ from their defaults or have none, and the others."""
+    usual = {n: value for n, value in values.items() if n in defaults and defaults[n] == value}
+    return {name: value for name, value in values.items() if name not in usual}, usual
+
+
+def argument_facts(unusual: Mapping[str, Any], usual: Mapping[str, Any]) -> Facts:
+    """Arguments: those that differ from the defaults first, the others folded up."""
+    title, more_title = "Arguments that differ", f"{len(usual)} arguments at their defaults"
+    return Facts(f"{title} from the defaults", _texts(unusual), more_title, _texts(usual), True)
+
+
+def _texts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, _text(value)) for name, value in values.items()]
+
+
+def _text(value: Any) -> str:
+    """A plain value for readers: lists with commas, no superfluous zeros."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value)
 
 
 @dataclass(frozen=True)
@@ -186,15 +232,23 @@ class Gallery:
     hidden: Mapping[str, Sequence[str]] = field(default_factory=dict)
     kind: ClassVar[str] = "gallery"
 
+    def known_measures(self) -> list[tuple[int, Measure]]:
+        """The measures that any picture has, with their indices."""
+        return [
+            (index, measure)
+            for index, measure in enumerate(self.measures)
+            if any(item.measures[index] is not None for item in self.items)
+        ]
+
     def sorted_items(self) -> list[Item]:
-        """The pictures as they stand at first; those without a share last."""
-        if not self.measures:
+        """The pictures as they stand at first; those without the share last."""
+        if not (known := self.known_measures()):
             return list(self.items)
-        sign = 1 if self.measures[0].rising else -1
+        index, measure = known[0]
 
         def key(item: Item) -> tuple[bool, float]:
-            share = item.measures[0]
-            return share is None, 0.0 if share is None else sign * share
+            share = item.measures[index] or 0.0
+            return item.measures[index] is None, share if measure.rising else -share
 
         return sorted(self.items, key=key)
 

@@ -7,8 +7,19 @@ from typing import Any
 from misc.errors import UserError
 from misc.evaluation import show
 from misc.options import STEP_NAMES, parse_args
-from misc.page import Chart, Column, Facts, Section, Table, Tile
+from misc.page import (
+    Chart,
+    Column,
+    Facts,
+    Section,
+    Table,
+    Tile,
+    argument_facts,
+    origin_facts,
+    split_by_default,
+)
 from step.report import pictures_of, plain
+from voc12.labels import VOC_CLASSES
 
 Metrics = Mapping[str, Any]
 
@@ -26,8 +37,8 @@ _CHARTS = {
 """Losses on one scale share a chart; those that a history has beside them get one of their own."""
 
 _GIB = 2**30
-_OWN = ("voc12_root", "work_dir", "class_names", "num_classes")
-"""Arguments that have no default worth comparing with."""
+_OWN = ("voc12_root", "work_dir")
+"""Arguments that have no default."""
 
 
 def tiles(metrics: Metrics) -> list[Tile]:
@@ -167,47 +178,15 @@ def _costs(metrics: Metrics) -> list[Table]:
 
 def _origin(metrics: Metrics) -> list[Facts]:
     """Command, code, machine, and the arguments, those that are not the defaults first."""
-    host, commit = metrics.get("host", {}), metrics.get("commit")
-    run = {
-        "command": metrics.get("command"),
-        "commit": f"{commit} and uncommitted changes" if metrics.get("dirty") else commit,
-        "seed": metrics.get("seed"),
-        **host,
-    }
-    versions = {name: value for name, value in metrics.get("versions", {}).items() if value}
     unusual, usual = split_arguments(metrics["arguments"])
-    usual_title = f"{len(usual)} arguments at their defaults"
-    return [
-        Facts("What made it", texts(run), "Versions", texts(versions)),
-        Facts(
-            "Arguments that differ from the defaults",
-            texts(unusual),
-            usual_title,
-            texts(usual),
-            wide=True,
-        ),
-    ]
-
-
-def texts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values as a page shows them; lists with commas, nothing as `none`."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, list | tuple):
-            return ", ".join(map(text, value)) or "none"
-        return "none" if value is None else str(value)
-
-    return [(name, text(value)) for name, value in values.items()]
+    return [origin_facts(metrics), argument_facts(unusual, usual)]
 
 
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The recorded arguments that differ from the defaults of the published run, and the others."""
     words = ["--voc12_root", "ROOT", "--work_dir", str(arguments.get("work_dir", "."))]
     defaults = {name: plain(value) for name, value in vars(parse_args(words)).items()}
-    unusual = {
-        name: value
-        for name, value in arguments.items()
-        if name in _OWN or name not in defaults or defaults[name] != value
-    }
-    usual = {name: value for name, value in arguments.items() if name not in unusual}
-    return unusual, usual
+    defaults |= {"class_names": list(VOC_CLASSES), "num_classes": len(VOC_CLASSES)}
+    for name in _OWN:
+        defaults.pop(name)
+    return split_by_default(arguments, defaults)

@@ -1,7 +1,7 @@
 """Evaluation of localisation: maps once, boxes at all thresholds, scores over all processes."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from wsol.model import Networks, localise
 from wsol.pictures import NO_SCALED_BOX, Picture
 from wsol.source import whole_pictures
 
-_SCORE_TITLES = {
+SCORE_TITLES = {
     "cls_top1": "Cls@1",
     "cls_top5": "Cls@5",
     "loc_top1": "Loc@1",
@@ -64,6 +64,7 @@ def evaluate(
     device: torch.device,
     thresholds: Sequence[float],
     boxed_dir: Path | None = None,
+    visit: Callable[[Found, np.ndarray], object] | None = None,
 ) -> Evaluation:
     """Classify and localise pictures; every process takes its share, all get the scores of all.
 
@@ -74,6 +75,7 @@ def evaluate(
         device: of this process.
         thresholds: shares of a map's maximum that are scored, from maps computed once.
         boxed_dir: where to write heat maps with boxes at the first threshold; None for nowhere.
+        visit: called with every picture of this process and its box (4,) at the first threshold.
 
     Raises:
         UserError: scores or a map are not finite.
@@ -83,6 +85,8 @@ def evaluate(
     for found in _localised(networks.eval(), pictures, config, device):
         boxes = boxes_at(found.cam, thresholds, config.DATA.CROP_SIZE)
         scores.update(found.logits, found.label, boxes, found.truth)
+        if visit is not None:
+            visit(found, boxes[0])
         if boxed_dir is not None:
             picture = pictures[found.index]
             photo = square_photo(picture.path, config.DATA.CROP_SIZE)
@@ -131,7 +135,7 @@ def require_finite(logits: np.ndarray, cam: np.ndarray, picture: Picture) -> Non
 
 def in_words(numbers: Mapping[str, float]) -> str:
     """`Cls@1 71.2, .., GT-known 90.1` of the scores in percent that are there."""
-    return ", ".join(f"{t} {numbers[n]:.1f}" for n, t in _SCORE_TITLES.items() if n in numbers)
+    return ", ".join(f"{t} {numbers[n]:.1f}" for n, t in SCORE_TITLES.items() if n in numbers)
 
 
 def epoch_in_words(numbers: Mapping[str, float]) -> str:
@@ -144,7 +148,7 @@ def epoch_in_words(numbers: Mapping[str, float]) -> str:
 
 def log_table(rows: Sequence[Mapping[str, float]]) -> None:
     """Log localisation in percent by threshold; each row has `threshold` and TABLE_SCORES."""
-    titles = [_SCORE_TITLES[name] for name in TABLE_SCORES]
+    titles = [SCORE_TITLES[name] for name in TABLE_SCORES]
     log("  ".join(f"{title:>8}" for title in ("CAM_THR", *titles)))
     for row in rows:
         values = [f"{row[name]:8.1f}" for name in TABLE_SCORES]

@@ -10,6 +10,7 @@ from misc.distributed import is_main_process, join_processes, select_device
 from misc.files import sha256_file, write_json
 from misc.progress import log
 from misc.seed import run_facts, seed_everything
+from wsol import page
 from wsol.config import Config, paths_of
 from wsol.evaluation import TABLE_SCORES, evaluate, in_words, log_table
 from wsol.localization import LocalisationResult
@@ -21,7 +22,7 @@ _UNKNOWN = "not recorded in the checkpoint"
 
 
 def test(config: Config, weights: Path | None, device_name: str = "auto") -> dict[str, Any]:
-    """Evaluate a checkpoint on TEST.SPLIT and write the scores beside the run's other files.
+    """Evaluate a checkpoint on TEST.SPLIT; write scores and page beside the run's other files.
 
     Args:
         config: from `wsol.config.load`.
@@ -39,7 +40,9 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
     seed_everything(config.BASIC.SEED)
     weights = weights or paths.last
     networks = load_networks(config, weights).to(device)
-    pictures = open_pictures(config, (split,)).split(split)
+    image_set = open_pictures(config, (split,))
+    pictures = image_set.split(split)
+    items = page.Items(config, pictures, image_set.class_names)
     found = evaluate(
         networks,
         pictures,
@@ -47,6 +50,7 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
         device,
         thresholds_of(config),
         paths.boxed_images(split) if config.TEST.SAVE_BOXED_IMAGE else None,
+        items.add,
     )
     content = {
         "split": split,
@@ -62,6 +66,8 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
         write_json(paths.evaluation(split), content)
     _tell(config, found.scores, content)
     log(f"scores are in {paths.evaluation(split)}")
+    if config.TEST.REPORT_NUM:
+        page.write(config, content, items)
     return content
 
 
