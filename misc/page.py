@@ -315,7 +315,7 @@ def _percent(share: float | None) -> str:
     if share is None:
         return "-"
     value = _HUNDRED * share
-    return f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:.1f}"
+    return f"{value:.1f}" if 0.05 <= value < 9.95 else f"{value:.0f}"
 
 
 def write_page(path: Path, page: Page) -> None:

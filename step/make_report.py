@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from misc.entry import run_entry
+from misc.errors import UserError
 from misc.files import expand_user
 from misc.option_types import non_negative_int, positive_int
 from misc.page import Gallery, Page, Section, write_page
@@ -21,7 +22,7 @@ from misc.progress import log
 from step import doubt, make_figure
 from step.make_figure import current_files, output_files, require_named, spread
 from step.report import read_metrics
-from step.report_sections import Metrics, sections, tiles
+from step.report_sections import Metrics, summary
 from voc12.devkit import Devkit
 from voc12.labels import load_classes
 from voc12.lists import IdList, resolve_list
@@ -45,24 +46,35 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Returns:
         `report`, the path as text.
     """
-    return make_report(args, args.result_dir / PAGE_NAME)
+    try:
+        pictures = _pictures(args)
+    except UserError as error:  # no step of this run has needed the list
+        log(f"report.html shows no pictures: {error}")
+        pictures = IdList(str(args.infer_list), (), str(error))
+    return make_report(args, pictures, args.result_dir / PAGE_NAME)
 
 
-def make_report(args: argparse.Namespace, target: Path) -> dict[str, Any]:
-    """Write the page to `target`; see `run`.
+def _pictures(args: argparse.Namespace) -> IdList:
+    return resolve_list(args.infer_list, args.voc12_root, args.cache_dir, expect_standard=False)
+
+
+def make_report(args: argparse.Namespace, pictures: IdList, target: Path) -> dict[str, Any]:
+    """Write the page with pictures of a list to `target`; see `run`.
 
     Raises:
-        UserError: metrics.json or a file of a picture cannot be read, or the list is missing.
+        UserError: metrics.json or a file of a picture cannot be read.
     """
     path = args.result_dir / "metrics.json"
-    metrics = _own_metrics(args, path)
-    pictures = resolve_list(args.infer_list, args.voc12_root, args.cache_dir, expect_standard=False)
+    tiles, parts = summary(_own_metrics(args, path), path)
     gallery = make_gallery(args, pictures)
     what = f"{len(gallery.items)} of {len(pictures)} pictures of list {pictures.name}"
-    parts = [*sections(metrics, path), Section("Pictures", [gallery])]
+    if pictures.ids:
+        parts.append(Section("Pictures", [gallery]))
+    else:
+        parts.append(Section("Pictures", (), f"No pictures: {pictures.source}"))
     written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     subtitle = f"{args.voc12_root} · {what} · written {written}"
-    write_page(target, Page("From image labels to masks", subtitle, tiles(metrics), parts))
+    write_page(target, Page("From image labels to masks", subtitle, tiles, parts))
     log(f"to look at: {target}, {what}, {target.stat().st_size / 1e6:.1f} MB")
     return {"report": str(target)}
 
@@ -151,7 +163,7 @@ def _report_alone(args: argparse.Namespace) -> None:
     args.cam_eval_thres = threshold if isinstance(threshold, float) else 0.15
     for kind in _KINDS:
         setattr(args, f"{kind}_out_dir", _folder(args, kind, recorded))
-    make_report(args, args.output or args.result_dir / PAGE_NAME)
+    make_report(args, _pictures(args), args.output or args.result_dir / PAGE_NAME)
 
 
 def _folder(args: argparse.Namespace, kind: str, recorded: Metrics) -> Path:

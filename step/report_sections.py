@@ -1,6 +1,7 @@
 """What metrics.json says about a run, as sections of the report: scores, curves, costs, origin."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,39 @@ _OWN = ("voc12_root", "work_dir")
 """Arguments that have no default."""
 
 
-def tiles(metrics: Metrics) -> list[Tile]:
+def duration(seconds: float) -> str:
+    """Seconds in words, such as `1 h 05 min`, `7 min 03 s` or `12 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def summary(metrics: Metrics, path: Path) -> tuple[list[Tile], list[Section]]:
+    """The headline numbers, and all sections but the pictures.
+
+    Args:
+        metrics: content of metrics.json; empty where there is none.
+        path: of that file, for the message.
+
+    Raises:
+        UserError: it is not what the pipeline writes.
+    """
+    if not metrics:
+        nothing = f"There is no {path} of these data: nothing is known about the run."
+        return [], [Section("Scores", (), nothing)]
+    try:
+        origin = [*_costs(metrics), *_origin(metrics)]
+        parts = [_scores(metrics), _curves(metrics), Section("Cost and origin", origin)]
+        return _tiles(metrics), parts
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not what this program writes ({type(error).__name__}: {error}); move it "
+            "away."
+        ) from error
+
+
+def _tiles(metrics: Metrics) -> list[Tile]:
     """The headline numbers."""
     named = {
         "seed mIoU": metrics.get("seed_miou"),
@@ -54,34 +87,9 @@ def tiles(metrics: Metrics) -> list[Tile]:
     return found
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words, such as `1 h 05 min`, `7 min 03 s` or `12 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
-def sections(metrics: Metrics, path: Path) -> list[Section]:
-    """All sections but the pictures.
-
-    Args:
-        metrics: content of metrics.json; empty where there is none.
-        path: of that file, for the message.
-
-    Raises:
-        UserError: it is not what the pipeline writes.
-    """
-    if not metrics:
-        return [Section("Scores", (), f"There is no {path}: nothing is known about the run.")]
-    try:
-        origin = [*_costs(metrics), *_origin(metrics)]
-        return [_scores(metrics), _curves(metrics), Section("Cost and origin", origin)]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not what this program writes ({type(error).__name__}: {error}); move it "
-            "away."
-        ) from error
+def _numbers(values: Iterable[Any]) -> list[float | None]:
+    """What should be numbers or None."""
+    return [None if value is None else float(value) for value in values]
 
 
 # ---------------------------------------------------------------------------------------- scores
@@ -105,14 +113,14 @@ def _score_table(names: list[str], scored: Mapping[str, Metrics]) -> Table:
     """IoU of seed and masks, and how precise and complete the last of them are."""
     used = [name for name in names if any(one["iou"].get(name) is not None for one in _of(scored))]
     columns = [
-        Column(f"{title} IoU", [*(one["iou"].get(name) for name in used), one["miou"]], bars=True)
+        Column(f"{title} IoU", _numbers([*map(one["iou"].get, used), one["miou"]]), bars=True)
         for title, one in scored.items()
     ]
     last, one = list(scored.items())[-1]
     for part in ("precision", "recall"):
         if part in one:  # the metrics.json of an older version has none
-            values = [one[part].get(name) for name in used]
-            columns.append(Column(f"{last} {part}", [*values, one[f"foreground_{part}"]]))
+            values = _numbers([*map(one[part].get, used), one[f"foreground_{part}"]])
+            columns.append(Column(f"{last} {part}", values))
     title = f"IoU by class in %, list {one['list']}"
     of = f"{one['pictures']} of {one['list_pictures']} pictures of the list were scored."
     note = f"{of} The mean of precision and recall leaves the background out."
@@ -125,7 +133,7 @@ def _of(scored: Mapping[str, Metrics]) -> list[Metrics]:
 
 def _instance_table(names: list[str], one: Metrics) -> Table:
     used = [name for name in names if one["ap"].get(name) is not None]
-    values = [*(one["ap"][name] for name in used), one["ap50"]]
+    values = _numbers([*map(one["ap"].get, used), one["ap50"]])
     title = f"Instances: average precision at IoU 0.5 in %, list {one['list']}"
     column = Column("AP", values, bars=True)
     return Table(title, "class", [*used, "mean"], [column], sums=1)
@@ -150,7 +158,8 @@ def _charts(groups: Mapping[str, tuple[str, ...]], epochs: list[Metrics]) -> Ite
     grouped = {name for group in groups.values() for name in group}
     others = {name: (name,) for name in names if name not in grouped}
     for title, group in {**groups, **others}.items():
-        series = {n: [epoch.get(n, float("nan")) for epoch in epochs] for n in group if n in names}
+        known = [name for name in group if name in names]
+        series = {n: [float(epoch.get(n, math.nan)) for epoch in epochs] for n in known}
         if series:
             yield Chart(title, "epochs", range(1, len(epochs) + 1), series)
 

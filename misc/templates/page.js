@@ -85,9 +85,10 @@ for (const gallery of document.querySelectorAll(".gallery")) {
     if (step && card) move(card, step);
   });
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("select, textarea")) return;
     const layer = Number(event.key) - 1;
-    if (layer in radios) showAll(layer);
+    if (event.ctrlKey || event.altKey || event.metaKey || !(layer in radios)) return;
+    event.preventDefault(); // a menu that has the focus would look for an option of that name
+    showAll(layer);
   });
   radios.forEach((radio, layer) => radio.addEventListener("change", () => showAll(layer)));
   sort.addEventListener("change", arrange);
