@@ -1,4 +1,4 @@
-"""The report page in Chromium: layers by key, click and tap, order, classes, phone, dark, console."""
+"""The report page in Chromium: layers, order, classes, phone, dark, names, console."""
 
 import shutil
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ SEEN = """
 return [...document.querySelectorAll('.card')].filter((card) => card.offsetParent).map((card) => ({
   name: card.querySelector('h4').textContent,
   badge: card.querySelector('.badge').textContent,
-  over: [...card.querySelectorAll('.over')].filter((image) => image.offsetParent).map((image) => image.alt),
+  over: [...card.querySelectorAll('.over')].filter((one) => one.offsetParent).map((one) => one.alt),
 }));
 """
 
@@ -168,9 +168,11 @@ def colours(browser: Browser) -> dict[str, list[float]]:
     """Red, green, blue of the page, of a card and of all kinds of text on them."""
     return browser.run("""
         const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
-        const of = (selector, name) => rgb(getComputedStyle(document.querySelector(selector))[name]);
-        const texts = {body: 'body', note: '.note', link: 'nav a', card: '.words h4', tag: '.tags li',
-                       measure: '.measures dt', head: 'thead th', summary: 'summary'};
+        const style = (selector) => getComputedStyle(document.querySelector(selector));
+        const of = (selector, name) => rgb(style(selector)[name]);
+        const texts = {body: 'body', note: '.note', link: 'nav a', card: '.words h4',
+                       tag: '.tags li', measure: '.measures dt', head: 'thead th',
+                       summary: 'summary'};
         const found = {page: of('body', 'backgroundColor'), box: of('.card', 'backgroundColor')};
         for (const [key, selector] of Object.entries(texts)) found[key] = of(selector, 'color');
         return found;
@@ -215,7 +217,7 @@ def test_pictures_and_controls_have_names(page: Browser) -> None:
     unnamed = """
         const nameless = [...document.querySelectorAll('img')].filter((image) => !image.alt);
         for (const one of document.querySelectorAll('button, select, input, [role=region], svg'))
-          if (!(one.getAttribute('aria-label') || one.getAttribute('aria-labelledby') || one.labels?.length))
+          if (!one.matches('[aria-label], [aria-labelledby]') && !one.labels?.length)
             nameless.push(one);
         for (const one of document.querySelectorAll('[aria-labelledby]'))
           for (const id of one.getAttribute('aria-labelledby').split(' '))

@@ -156,7 +156,8 @@ def _curves(paths: Paths, content: Mapping[str, Any]) -> list[Chart]:
     if Path(content["weights"]["path"]) not in paths.weights or not paths.epoch_log.is_file():
         return []
     try:
-        rows = [json.loads(line) for line in paths.epoch_log.read_text("utf-8").splitlines()]
+        lines = paths.epoch_log.read_text("utf-8").splitlines()
+        rows = [dict(json.loads(line)) for line in lines]
         return [
             Chart(title, "epochs", [row["epoch"] for row in rows], _series(rows, names))
             for title, names in _CHARTS.items()
