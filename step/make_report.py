@@ -152,6 +152,10 @@ def _report_alone(args: argparse.Namespace) -> None:
     """Fill what the options leave open from metrics.json, and write the page."""
     args.voc12_root, args.work_dir = args.voc12_root.resolve(), args.work_dir.resolve()
     args.result_dir, args.cache_dir = args.work_dir / "result", None
+    if not args.result_dir.is_dir():
+        raise UserError(
+            f"{args.result_dir} does not exist; name the folder of a run with --work_dir."
+        )
     recorded = read_metrics(args.result_dir / "metrics.json").get("arguments", {})
     names = recorded.get("class_names")
     if args.classes is None and isinstance(names, list) and all(isinstance(n, str) for n in names):

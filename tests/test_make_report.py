@@ -186,6 +186,7 @@ def test_a_run_without_pictures_still_has_a_page(sample: Path, tmp_path: Path) -
         (["--classes", "nowhere.txt"], "nowhere.txt does not exist"),
         (["--classes", "{few}"], "classes are named; give the list it was made with by --classes"),
         (["--output", "{work}/result"], "a folder is where a file is needed"),
+        (["--work_dir", "{work}/new"], "new/result does not exist; name the folder of a run"),
         (["--voc12_root", "~no-such-user"], "there is no user no-such-user here"),
     ],
 )
