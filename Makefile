@@ -19,6 +19,7 @@ demo: $(STAMP)
 	$(DEEPLAB) test $(DEEPLAB_DEMO)
 	$(DEEPLAB) crf $(DEEPLAB_DEMO)
 	$(DEEPLAB) report $(DEEPLAB_DEMO)
+	@echo "the pseudo masks to look at: $(CURDIR)/result/report.html"
 
 demo-wsol: $(STAMP)
 	$(WSOL)/train_cam.py $(WSOL_DEMO) --lr 5e-4

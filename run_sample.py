@@ -7,6 +7,7 @@ python run_sample.py --help                             every option with its de
 """
 
 import importlib
+import shlex
 import sys
 import time
 import warnings
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_pipeline(args: Namespace) -> dict[str, Any]:
-    """Check the data, run the chosen steps, and write log, metrics.json and figure.png.
+    """Check the data, run the chosen steps, write log, metrics.json, figure.png and report.html.
 
     Returns:
         The content of metrics.json.
@@ -84,7 +85,10 @@ def run_pipeline(args: Namespace) -> dict[str, Any]:
     if MASK_STEP in steps:
         log(deeplab_advice(args))
     log(f"metrics are in {report.path}, finished in {report.total_seconds():.0f} s")
-    return report.content()
+    content = report.content()
+    if args.report_num:
+        write_report_page(args)
+    return content
 
 
 def require_one_process() -> None:
@@ -159,6 +163,21 @@ def run_step(name: str, title: str, args: Namespace, report: Any) -> None:
     shown = ", ".join(f"{device} {size / 2**30:.2f} GiB" for device, size in memory.items())
     log(f"{title}: {seconds:.1f} s, peak memory {shown}")
     report.add(name, result or {}, seconds, memory)
+
+
+def write_report_page(args: Namespace) -> None:
+    """Write report.html; whatever goes wrong with it is told and spoils no run that is finished."""
+    from misc.progress import log
+    from step import make_report
+
+    try:
+        make_report.run(args)
+    except Exception as error:
+        again = shlex.join(["--voc12_root", str(args.voc12_root), "--work_dir", str(args.work_dir)])
+        log(
+            f"report.html was not written ({type(error).__name__}: {error}); everything else is. "
+            f"Try again with: python -m step.make_report {again}"
+        )
 
 
 if __name__ == "__main__":

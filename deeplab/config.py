@@ -232,6 +232,15 @@ class Paths:
         """Pictures beside their labels and predictions."""
         return self._folder("scores") / "figure.png"
 
+    @property
+    def page_path(self) -> Path:
+        """Scores and pictures in a browser."""
+        return self._folder("scores") / "report.html"
+
+    def of_split(self, path: Path, split: Split) -> Path:
+        """The file of a split: val has the plain name, the others have theirs in it."""
+        return path if split == "val" else path.with_name(f"{path.stem}_{split}{path.suffix}")
+
     def _scores_dir(self, split: Split) -> Path:
         return self._folder("scores") / self.list_name(split)
 

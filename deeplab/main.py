@@ -4,7 +4,7 @@ python deeplab/main.py train   -c CONFIG.yaml                 train on the pseud
 python deeplab/main.py test    -c CONFIG.yaml -m MODEL.pth    segment and score a split
 python deeplab/main.py crf     -c CONFIG.yaml -j 8            refine what test left
 python deeplab/main.py predict -c CONFIG.yaml -m MODEL.pth --input PHOTOS --output FOLDER
-python deeplab/main.py report  -c CONFIG.yaml                 all scores in a table, and a figure
+python deeplab/main.py report  -c CONFIG.yaml                 table of scores, figure, page
 
 Every value of the configuration can be given as KEY=VALUE (SOLVER.ITER_MAX=100). With several GPUs
 train and test run under torchrun: torchrun --nproc_per_node 4 deeplab/main.py train -c ...
@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("test", "segment and score a split", _add_model, _add_split, _add_device, _add_overwrite)
     add("crf", "refine what test left", _add_model, _add_split, _add_jobs, _add_overwrite)
     add("predict", "segment any pictures", _add_model, _add_pictures, _add_device)
-    add("report", "put all scores into a table and draw a figure", _add_split, _add_figure_num)
+    add("report", "put all scores into a table, a figure and a page", _add_split, _add_figure_num)
     return parser
 
 
@@ -146,6 +146,12 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
 def _add_figure_num(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--figure-num", type=int, default=6, help="pictures of the figure (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--report-num",
+        type=int,
+        default=300,
+        help="pictures of report.html; 0 for no page (default: %(default)s)",
     )
 
 
@@ -218,9 +224,10 @@ def _report(args: argparse.Namespace, config: Config) -> None:
     from deeplab import report
 
     _require_one_process("report", "start it with python")
-    if args.figure_num < 0:
-        raise UserError(f"--figure-num {args.figure_num} is no number of pictures; use 0 or more.")
-    report.run(config, args.split, args.figure_num)
+    for option, number in (("--figure-num", args.figure_num), ("--report-num", args.report_num)):
+        if number < 0:
+            raise UserError(f"{option} {number} is no number of pictures; use 0 or more.")
+    report.run(config, args.split, args.figure_num, args.report_num)
 
 
 _COMMANDS = {

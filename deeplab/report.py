@@ -1,8 +1,8 @@
 """One table of everything that was scored, and a figure.
 
 Reads the scores that `test` and `crf` left, and the training labels where the pictures they belong
-to have ground truth (which is only compared with, never trained on). Writes report.json and
-figure.png; other splits than val get files of their own, such as report_train.json.
+to have ground truth (which is only compared with, never trained on). Writes report.json, figure.png
+and report.html; other splits than val get files of their own, such as report_train.json.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplab import lineage, scoring
+from deeplab import lineage, page, scoring
 from deeplab.config import Config, Paths, Split, class_names
 from deeplab.data import (
     id_list,
@@ -21,8 +21,9 @@ from deeplab.data import (
     validation_labels,
 )
 from deeplab.inference import COLUMN, COLUMN_CRF
+from deeplab.refinement import PREDICTION_SUFFIX
 from misc.errors import UserError
-from misc.files import sha256_file, write_json
+from misc.files import sha256_file, up_to_date, write_json
 from misc.maps_io import read_image, read_label
 from misc.progress import log, progress
 from misc.seed import run_facts
@@ -36,13 +37,14 @@ LABELS_COLUMN = "training labels"
 _COLUMNS = (PHOTO, TRUTH, MASK, COLUMN, COLUMN_CRF)
 
 
-def run(config: Config, split: Split, figure_num: int) -> dict[str, Any]:
-    """Collect the scores of a split, log the table, write report.json and figure.png.
+def run(config: Config, split: Split, figure_num: int, page_num: int = 0) -> dict[str, Any]:
+    """Collect the scores of a split, log the table, write report.json, figure.png and report.html.
 
     Args:
         config: configuration.
         split: whose predictions.
         figure_num: pictures of the figure; 0 draws none.
+        page_num: pictures of the page; 0 writes none.
 
     Returns:
         The content of report.json.
@@ -72,17 +74,14 @@ def run(config: Config, split: Split, figure_num: int) -> dict[str, Any]:
         "margin_over_constant_background": margins,
         **run_facts(),
     }
-    path = _of_split(paths.report_path, split)
+    path = paths.of_split(paths.report_path, split)
     write_json(path, content)
     _log_report(content, names)
     log(f"wrote {path}")
     draw(config, split, pictures, figure_num)
+    if page_num:
+        page.write(config, split, pictures, content, page_num)
     return content
-
-
-def _of_split(path: Path, split: Split) -> Path:
-    """The file of a split; val has the plain name."""
-    return path if split == "val" else path.with_name(f"{path.stem}_{split}{path.suffix}")
 
 
 def _difference(first: float | None, second: float | None) -> float | None:
@@ -170,7 +169,8 @@ def _log_report(content: Mapping[str, Any], names: tuple[str, ...]) -> None:
 
 def draw(config: Config, split: Split, pictures: IdList, count: int) -> None:
     """Draw pictures, spread evenly over the list, beside their label maps and predictions."""
-    path = _of_split(Paths(config).figure_path, split)
+    paths = Paths(config)
+    path = paths.of_split(paths.figure_path, split)
     chosen = spread(pictures.ids, count)
     if not chosen:
         return
@@ -181,15 +181,24 @@ def draw(config: Config, split: Split, pictures: IdList, count: int) -> None:
 
 def draw_picture(config: Config, split: Split, image_id: str) -> FigureRow:
     """One row: the photo and every label map that there is."""
-    paths = Paths(config)
-    shown: dict[str, Path | None] = {
-        TRUTH: validation_label_path(config, image_id),
-        MASK: training_label_path(config, image_id),
-        COLUMN: paths.prediction_dir(split) / f"{image_id}.png",
-        COLUMN_CRF: paths.prediction_dir(split, crf=True) / f"{image_id}.png",
-    }
-    labels = {title: read_label(path) for title, path in shown.items() if path and path.is_file()}
+    files = label_files(config, split, image_id)
+    labels = {title: read_label(path) for title, path in files.items()}
     cells = {PHOTO: read_image(lineage.image_paths(config, [image_id])[image_id])}
     cells |= {title: colour_label(label) for title, label in labels.items()}
     values = {int(value) for label in labels.values() for value in np.unique(label)}
     return FigureRow(image_id, cells, values)
+
+
+def label_files(config: Config, split: Split, image_id: str) -> dict[str, Path]:
+    """The label maps of a picture that there are, by column, but for those that are outdated."""
+    paths = Paths(config)
+    plain, refined = (
+        paths.prediction_dir(split, crf) / f"{image_id}{PREDICTION_SUFFIX}" for crf in (False, True)
+    )
+    files: dict[str, Path | None] = {
+        TRUTH: validation_label_path(config, image_id),
+        MASK: training_label_path(config, image_id),
+        COLUMN: plain,
+        COLUMN_CRF: refined if up_to_date(refined, plain) else None,
+    }
+    return {title: path for title, path in files.items() if path and path.is_file()}

@@ -56,7 +56,7 @@ PATH_OPTIONS: dict[str, tuple[str, ...]] = {
     "overlay_out_dir": ("result/overlay", "photos with their pseudo masks over them"),
     "full_size_out_dir": ("result/full_size", "masks of photos worked on in smaller copies"),
     "cache_dir": ("sess/cache", "derived lists and image labels"),
-    "result_dir": ("result", "metrics.json and figure.png"),
+    "result_dir": ("result", "metrics.json, figure.png and report.html"),
 }
 
 SAMPLE_FOLDER = "sess/sample_voc12"  # where --preset demo builds its data, in --work_dir
@@ -366,6 +366,12 @@ def _outputs(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--figure_num", type=non_negative_int, default=6, help="pictures in figure.png; 0 for none"
+    )
+    group.add_argument(
+        "--report_num",
+        type=non_negative_int,
+        default=300,
+        help="pictures in report.html; 0 for no page",
     )
 
 

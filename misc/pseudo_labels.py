@@ -13,10 +13,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from misc.crf import CrfParameters, DenseCrf
-from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL, load_cam, read_image, write_label
+from misc.maps_io import (
+    BACKGROUND_LABEL,
+    IGNORE_LABEL,
+    CamMaps,
+    load_cam,
+    read_image,
+    write_label,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def cam_to_label(maps: CamMaps, threshold: float) -> np.ndarray:
+    """Label every pixel with its strongest class, or 0 where none exceeds the background score.
+
+    Args:
+        maps: CAMs of one picture; K may be 0.
+        threshold: background score, in the units of the maps (0..1).
+
+    Returns:
+        (h, w) int64, class index + 1.
+    """
+    background = np.full((1, *maps.high_res.shape[1:]), threshold, np.float32)
+    labels = np.concatenate(([0], maps.keys + 1))
+    return labels[np.concatenate((background, maps.high_res)).argmax(axis=0)]
 
 
 def cam_to_ir_label(

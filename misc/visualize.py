@@ -27,13 +27,14 @@ _MARGIN_INCHES = 0.12
 _DPI = 110
 _FONT_SIZE = 10
 _CHARACTERS_PER_INCH = 12
-_HEAT_WEIGHT = 0.55  # of the colours over the photo
+HEAT_COLOURS = "turbo"  # dark blue is 0, red is 1
+HEAT_WEIGHT = 0.55  # of the colours over the photo
 _INSTANCE_WEIGHT = 0.6
 _INSTANCE_COLOURS = "tab10"
-_OUTLINE_GRAY = 215  # round classes, some of which are nearly black in the VOC palette
+OUTLINE_GRAY = 215  # round classes, some of which are nearly black in the VOC palette
 _OUTLINE_SHARE = 1 / 200  # thickness by width of the picture
 _FRAME_COLOUR = "0.75"
-_LABEL_WEIGHT = 0.6  # of the colours over the photo
+LABEL_WEIGHT = 0.6  # of the colours over the photo
 _BOX_SHARE = 1 / 100  # thickness by width of the picture
 _GRID_GAP = 4  # pixels between the cells of a grid
 _WHITE = 255
@@ -53,7 +54,7 @@ def _outline_classes(picture: np.ndarray, label: np.ndarray) -> None:
     """Draw the rim of every class into a picture."""
     for value in np.unique(label):
         if value not in (BACKGROUND_LABEL, IGNORE_LABEL):
-            picture[_outline(label == value)] = _OUTLINE_GRAY
+            picture[outline(label == value)] = OUTLINE_GRAY
 
 
 def overlay_label(image: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -67,7 +68,7 @@ def overlay_label(image: np.ndarray, label: np.ndarray) -> np.ndarray:
         (h, w, 3) uint8.
     """
     labelled = (label != BACKGROUND_LABEL)[..., None]
-    tinted = (1 - _LABEL_WEIGHT) * image + _LABEL_WEIGHT * voc_palette()[label]
+    tinted = (1 - LABEL_WEIGHT) * image + LABEL_WEIGHT * voc_palette()[label]
     picture = _to_bytes(np.where(labelled, tinted, image))
     _outline_classes(picture, label)
     return picture
@@ -130,9 +131,9 @@ def heat_map(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
         (h, w, 3) uint8; dark blue is 0, red is 1.
     """
     strongest = cam.max(axis=0) if len(cam) else np.zeros(image.shape[:2])
-    colours = matplotlib.colormaps["turbo"](np.clip(strongest, 0, 1))[..., :3]
+    colours = matplotlib.colormaps[HEAT_COLOURS](np.clip(strongest, 0, 1))[..., :3]
     gray = image.mean(axis=2, keepdims=True)  # a gray photo leaves the colours to the map
-    return _to_bytes((1 - _HEAT_WEIGHT) * gray + _HEAT_WEIGHT * 255 * colours)
+    return _to_bytes((1 - HEAT_WEIGHT) * gray + HEAT_WEIGHT * 255 * colours)
 
 
 def edge_picture(edge: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -165,12 +166,12 @@ def colour_instances(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     for index in reversed(range(len(masks))):
         mask, colour = masks[index], colours[index % len(colours)]
         picture[mask] = (1 - _INSTANCE_WEIGHT) * gray[mask] + _INSTANCE_WEIGHT * colour
-        picture[_outline(mask)] = colour
+        picture[outline(mask)] = colour
     return _to_bytes(picture)
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """Rim of a mask; the frame of the picture is no rim."""
+def outline(mask: np.ndarray) -> np.ndarray:
+    """Rim of a mask (h, w) bool; the frame of the picture is no rim."""
     thickness = max(1, round(mask.shape[1] * _OUTLINE_SHARE))
     return mask & ~ndimage.binary_erosion(mask, iterations=thickness, border_value=1)
 

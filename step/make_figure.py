@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def make_figure(args: argparse.Namespace, target: Path) -> dict[str, Any]:
     """Draw the figure into `target`; see `run`."""
     pictures = resolve_list(args.infer_list, args.voc12_root, args.cache_dir, expect_standard=False)
-    drawable = [name for name in pictures.ids if any(p.is_file() for p in _files(args, name))]
+    drawable = [name for name in pictures.ids if any(p.is_file() for p in output_files(args, name))]
     chosen = spread(drawable, args.figure_num)
     if not chosen:
         log(f"No figure: no outputs for pictures of {pictures.source}, or --figure_num is 0.")
@@ -68,7 +68,7 @@ def spread(names: Sequence[str], count: int) -> list[str]:
     return [names[place] for place in places]
 
 
-def _files(args: argparse.Namespace, name: str) -> tuple[Path, Path, Path, Path, Path]:
+def output_files(args: argparse.Namespace, name: str) -> tuple[Path, Path, Path, Path, Path]:
     """Where CAM, IR label, edge map, pseudo mask and instances of a picture would lie."""
     return (
         args.cam_out_dir / f"{name}.npz",
@@ -87,12 +87,13 @@ def draw_picture(args: argparse.Namespace, name: str) -> FigureRow:
     """
     devkit = Devkit(args.voc12_root)
     image = read_image(devkit.image_path(name))
-    files = _current_files(args, name, devkit.image_path(name))
+    files = current_files(args, name, devkit.image_path(name))
     cells, classes = {PHOTO: image}, ""
     if CAM in files:
         maps = load_cam(files[CAM])
         cells[CAM] = heat_map(image, maps.high_res)
-        classes = _class_names(args, maps.keys, files[CAM])
+        require_named(args, maps.keys.tolist(), files[CAM])
+        classes = ", ".join(args.class_names[key] for key in sorted(maps.keys.tolist()))
     if EDGE in files:
         cells[EDGE] = edge_picture(read_label(files[EDGE]), image.shape[:2])
     masks = load_instances(files[INSTANCES]).mask if INSTANCES in files else None
@@ -105,9 +106,9 @@ def draw_picture(args: argparse.Namespace, name: str) -> FigureRow:
     return FigureRow(f"{name}: {classes}" if classes else name, cells, values)
 
 
-def _current_files(args: argparse.Namespace, name: str, picture: Path) -> dict[str, Path]:
+def current_files(args: argparse.Namespace, name: str, picture: Path) -> dict[str, Path]:
     """Outputs of a picture by column, without those of an earlier picture of the same name."""
-    cam, *made = _files(args, name)
+    cam, *made = output_files(args, name)
     inputs = [cam] if cam.is_file() else []
     if inputs and load_cam_origin(cam)[1] not in (_UNKNOWN, zlib.crc32(picture.read_bytes())):
         return {}
@@ -116,14 +117,18 @@ def _current_files(args: argparse.Namespace, name: str, picture: Path) -> dict[s
     return current | ({CAM: cam} if inputs else {})
 
 
-def _class_names(args: argparse.Namespace, keys: np.ndarray, cam: Path) -> str:
-    known = len(args.class_names)
-    if keys.size and keys.max() >= known:
+def require_named(args: argparse.Namespace, classes: Sequence[int], what: object) -> None:
+    """Make sure that every class of a picture, counted from 0, has a name.
+
+    Raises:
+        UserError: the class list is too short.
+    """
+    known, greatest = len(args.class_names), max(classes, default=-1)
+    if greatest >= known:
         raise UserError(
-            f"{cam} has class {keys.max() + 1} but only {known} classes are named; give the list "
+            f"{what} has class {greatest + 1} but only {known} classes are named; give the list "
             "it was made with by --classes."
         )
-    return ", ".join(args.class_names[key] for key in sorted(keys.tolist()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,7 @@
 """What a run of the pipeline leaves behind: metrics.json and the closing table."""
 
+import shlex
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -49,13 +51,9 @@ class Report:
 
     def _read_previous(self) -> dict[str, Any]:
         """The metrics.json that is there, if it is of the same data and classes."""
-        if not self.path.is_file():
-            return {}
-        previous = read_json_object(self.path)
-        if not all(isinstance(previous.get(part, {}), dict) for part in _PARTS):
-            raise UserError(f"{self.path} is not what this program writes; move it away.")
+        previous = read_metrics(self.path)
         same = all(
-            previous.get("arguments", {}).get(name) == _plain(getattr(self.args, name))
+            previous.get("arguments", {}).get(name) == plain(getattr(self.args, name))
             for name in ("voc12_root", "class_names")
         )
         return previous if same else {}
@@ -121,7 +119,8 @@ class Report:
             "carried_over": sorted(self._carried("steps")),
             "eval_list": self._eval_list(),
             "identities": {**self._carried("identities"), **self._identities},
-            "arguments": {name: _plain(value) for name, value in arguments.items()},
+            "arguments": {name: plain(value) for name, value in arguments.items()},
+            "command": shlex.join(sys.argv),
             "seed": self.args.seed,
             "seconds": {**self._carried("seconds"), **self._seconds},
             "total_seconds": round(self.total_seconds(), 3),
@@ -142,8 +141,8 @@ class Report:
         """Log seed and mask IoU per class and the means, a table for every set of pictures."""
         columns = {"seed": self._scores("eval_cam"), "mask": self._scores("eval_sem_seg")}
         columns = {name: scores for name, scores in columns.items() if scores}
-        for pictures in dict.fromkeys(map(_pictures_of, columns.values())):
-            same = {n: scores for n, scores in columns.items() if _pictures_of(scores) == pictures}
+        for pictures in dict.fromkeys(map(pictures_of, columns.values())):
+            same = {n: scores for n, scores in columns.items() if pictures_of(scores) == pictures}
             self._log_table(same)
         instances = self._scores("eval_ins_seg")
         if instances:
@@ -157,7 +156,21 @@ class Report:
         log(f"IoU in % on {of}\n{iou_table(names, cells, decimals=1)}")
 
 
-def _pictures_of(scores: dict[str, Any]) -> tuple[Any, ...]:
+def read_metrics(path: Path) -> dict[str, Any]:
+    """What a run left in metrics.json; empty when there is no such file.
+
+    Raises:
+        UserError: the file is something else.
+    """
+    if not path.is_file():
+        return {}
+    content = read_json_object(path)
+    if not all(isinstance(content.get(part, {}), dict) for part in _PARTS):
+        raise UserError(f"{path} is not what this program writes; move it away.")
+    return content
+
+
+def pictures_of(scores: dict[str, Any]) -> tuple[Any, ...]:
     """What a score is about; scores stand side by side only if this is equal."""
     return tuple(scores[name] for name in ("list", "list_sha256", "list_pictures", "pictures"))
 
@@ -167,10 +180,10 @@ def _fingerprint(target: Path) -> str | None:
     return None if record is None else record.fingerprint
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as JSON has it: paths as text, tuples as lists."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

@@ -166,17 +166,23 @@ def report_segmentation(
 
     Returns:
         In percent, None where undefined: `miou`, the mean over the classes that occur; `iou` by
-        class name, background first; FP and FN (shares of the union) of the background and their
-        mean over the foreground classes. Beside them what was scored, see `Scored.facts`.
+        class name, background first, and likewise `precision` and `recall`; FP and FN (shares of
+        the union) of the background and their mean over the foreground classes, as of precision
+        and recall. Beside them what was scored, see `Scored.facts`.
     """
     fp, fn = scores.false_positive, scores.false_negative
+    names = ["background", *class_names]
     result = {
         "miou": percent(scores.miou),
-        "iou": by_class(["background", *class_names], scores.iou),
+        "iou": by_class(names, scores.iou),
+        "precision": by_class(names, scores.precision),
+        "recall": by_class(names, scores.recall),
         "background_fp": percent(fp[0]),
         "background_fn": percent(fn[0]),
         "foreground_fp": percent(nan_mean(fp[1:])),
         "foreground_fn": percent(nan_mean(fn[1:])),
+        "foreground_precision": percent(nan_mean(scores.precision[1:])),
+        "foreground_recall": percent(nan_mean(scores.recall[1:])),
         **scored.facts(),
     }
     log(

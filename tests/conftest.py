@@ -37,7 +37,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Work folder of one run of all nine steps; read only, see `pipeline.copy_of`."""
     work_dir = tmp_path_factory.mktemp("finished") / "work"
-    assert pipeline.run(sample, work_dir, figure_num=2) == 0
+    assert pipeline.run(sample, work_dir, figure_num=2, report_num=6) == 0
     return work_dir
 
 

@@ -51,6 +51,7 @@ TINY: dict[str, Any] = {
     "make_ins_seg_pass": True,
     "eval_ins_seg_pass": True,
     "figure_num": 0,
+    "report_num": 0,
 }
 QUICK = {"cam_num_epoches": 1, "irn_num_epoches": 1}
 WEIGHTS = {"cnn": "res152_cam.pth", "transformer": "deits_cam.pth", "irn": "res50_irn.pth"}

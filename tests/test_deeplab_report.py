@@ -1,6 +1,9 @@
 """`report`: everything that was scored in one table, and a figure."""
 
+import html
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +14,9 @@ from deeplab_runs import config_of, copy_of, finished_run, log_of, paths_of, run
 from pipeline import TRAIN_IDS, VAL_IDS, disturb_weights
 
 from deeplab.config import FINAL
-from deeplab.report import score_training_labels
+from deeplab.report import draw_picture, score_training_labels
 from misc.files import read_json
-from misc.maps_io import read_image, write_label
+from misc.maps_io import read_image, read_label, write_label
 
 
 @pytest.fixture
@@ -51,6 +54,76 @@ def test_figure_shows_pictures_with_their_label_maps(sample: Path, scored: Path)
     paths.figure_path.unlink()
     assert run("report", sample, scored, "--figure-num", "0") == 0
     assert not paths.figure_path.exists()
+
+
+def page_of(path: Path) -> tuple[str, list[str]]:
+    """What a reader sees of a page in one line, and the alternative texts of its pictures."""
+    text = path.read_text(encoding="utf-8")
+    without = re.sub(r"<(style|script)>.*?</\1>", " ", text, flags=re.DOTALL)
+    seen = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", without)).split())
+    return seen, re.findall(r'alt="([^"]*)"', text)
+
+
+def test_page_shows_scores_the_loss_and_every_label_map(sample: Path, scored: Path) -> None:
+    models = finished_run(sample) / "models"
+    shutil.copytree(models, scored / "models")
+    assert run("report", sample, scored) == 0
+    paths = paths_of(sample, scored)
+    seen, alts = page_of(paths.page_path)
+    for name, crf in (("DeepLab", False), ("DeepLab + CRF", True)):
+        score = read_json(paths.scores_path("val", crf=crf))
+        assert f"mean IoU, {name} {100 * score['Mean IoU']:.1f} %" in seen
+    history = read_json(f"{paths.checkpoint(FINAL)}.json")["facts"]["history"]
+    assert f"loss {history[0]['loss']:.3g} to {history[-1]['loss']:.3g} over iterations" in seen
+    assert "MODEL.BACKBONE test_resnet" in seen  # differs from the published configuration
+    titles = ("truth", "DeepLab", "DeepLab + CRF")
+    assert sorted(alts) == sorted(
+        [f"photo {i}" for i in VAL_IDS]
+        + [f"{'ground truth' if t == 'truth' else t} of {i}" for t in titles for i in VAL_IDS]
+        + [f"pseudo mask of {i}" for i in VAL_IDS]
+    )
+    assert "2 of 2 pictures" in log_of(sample, scored, "report").splitlines()[-1]
+
+
+def test_worst_prediction_comes_first(sample: Path, scored: Path) -> None:
+    """As after a prediction that equals the truth, and another without anything in common."""
+    folder = paths_of(sample, scored).prediction_dir("val", crf=True)
+    truths = {i: read_label(sample / "SegmentationClass" / f"{i}.png") for i in VAL_IDS}
+    write_label(folder / f"{VAL_IDS[0]}.png", truths[VAL_IDS[0]])
+    write_label(folder / f"{VAL_IDS[1]}.png", np.zeros_like(truths[VAL_IDS[1]]))
+    assert run("report", sample, scored, "--figure-num", "0") == 0
+    text = paths_of(sample, scored).page_path.read_text(encoding="utf-8")
+    assert re.findall(r'data-name="([^"]*)"', text) == list(reversed(VAL_IDS))
+    assert re.findall(r"prediction and truth disagree</dt><dd>([^<]*)<", text) == ["100 %", "0 %"]
+
+
+def test_refined_maps_older_than_the_prediction_are_left_out(sample: Path, scored: Path) -> None:
+    plain, refined = (
+        paths_of(sample, scored).prediction_dir("val", crf) / f"{VAL_IDS[0]}.png"
+        for crf in (False, True)
+    )
+    os.utime(refined, ns=(plain.stat().st_mtime_ns - 1,) * 2)
+    config = config_of(sample, scored)
+    assert "DeepLab + CRF" not in draw_picture(config, "val", VAL_IDS[0]).cells
+    assert "DeepLab + CRF" in draw_picture(config, "val", VAL_IDS[1]).cells
+    assert run("report", sample, scored) == 0
+    _, alts = page_of(paths_of(sample, scored).page_path)
+    assert [alt for alt in alts if "CRF" in alt] == [f"DeepLab + CRF of {VAL_IDS[1]}"]
+
+
+def test_number_of_pictures_of_the_page(
+    sample: Path, scored: Path, capsys: pytest.CaptureFixture
+) -> None:
+    paths = paths_of(sample, scored)
+    assert run("report", sample, scored, "--report-num", "1") == 0
+    seen, alts = page_of(paths.page_path)
+    assert f"1 pictures are not shown (--report-num) {VAL_IDS[1]}" in seen
+    assert not [alt for alt in alts if VAL_IDS[1] in alt]
+    paths.page_path.unlink()
+    assert run("report", sample, scored, "--report-num", "0") == 0
+    assert not paths.page_path.exists()
+    assert run("report", sample, scored, "--report-num", "-1") == 2
+    assert "--report-num -1 is no number of pictures" in capsys.readouterr().err
 
 
 def test_report_goes_without_crf_and_without_training_labels(

@@ -12,6 +12,7 @@ from PIL import Image
 from misc.errors import UserError
 from misc.maps_io import CamMaps, save_cam, save_instances, write_label
 from misc.metrics import ThresholdConfusion
+from misc.pseudo_labels import cam_to_label
 from step import eval_cam, eval_ins_seg, eval_sem_seg
 
 SIZE = (4, 8)
@@ -68,6 +69,13 @@ def test_masks_by_hand(args: Namespace, capsys: pytest.CaptureFixture[str]) -> N
     assert result["background_fn"] == pytest.approx(100 / 11)
     assert result["foreground_fp"] == pytest.approx(100 * (1 / 4 + 0) / 2)
     assert result["foreground_fn"] == pytest.approx(100 * (0 + 1 / 2) / 2)
+    # 4 pixels are taken for a cat, 3 of them are; 1 of the dog's 2 pixels is found.
+    assert result["precision"] == pytest.approx(
+        {"background": 90, "cat": 75, "dog": 100, "cow": None}
+    )
+    assert result["recall"] == pytest.approx({"background": 90, "cat": 100, "dog": 50, "cow": None})
+    assert result["foreground_precision"] == pytest.approx((75 + 100) / 2)
+    assert result["foreground_recall"] == pytest.approx((100 + 50) / 2)
     assert (result["list"], result["pictures"], result["list_pictures"]) == ("mine", 2, 2)
     json.dumps(result, allow_nan=False)
     line = capsys.readouterr().out
@@ -104,6 +112,7 @@ def test_cam_labels_are_class_indices_plus_one() -> None:
     maps[0, 0], maps[1, 0] = [0.9, 0.1, 0.15, 0.0], [0.2, 0.3, 0.0, 0.0]
     cams = CamMaps(np.array([4, 11]), maps[:, :, ::4], maps)
     # the third pixel only equals the background score: background
+    assert cam_to_label(cams, np.float32(0.15)).tolist() == [[5, 12, 0, 0]]
     truth = np.array([[5, 12, 0, 0]], np.uint8)
     confusion = ThresholdConfusion(13, [0.15])
     eval_cam.count_seed(confusion, cams, truth, Path("x.npz"))

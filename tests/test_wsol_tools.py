@@ -1,6 +1,8 @@
 """Evaluating and drawing a checkpoint: thresholds in one pass, boxed pictures, the figure."""
 
+import html
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -18,6 +20,7 @@ from wsol_runs import (
     TEST_PER_CLASS,
     TRAIN_PER_CLASS,
     config_of,
+    epoch_lines,
     pairs,
     results,
     run_tool,
@@ -195,6 +198,64 @@ def test_table_of_test_pictures_warns_of_tuning(
     said = capsys.readouterr().out
     assert "tuned on test boxes; choose by TEST.SPLIT train" in said
     assert "best GT-known" not in said
+
+
+def test_page_shows_scores_and_pictures_the_worst_box_first(birds: Path, trained_copy: Path):
+    found = evaluated(birds, trained_copy, MODEL__CAM_THR=0.5)
+    assert found["scores"]["gt_known"] > 0
+    text = Paths(trained_copy).page("test").read_text(encoding="utf-8")
+    seen = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+    assert f"GT-known {found['scores']['gt_known']:.1f} %" in seen
+    kind = max(("wrong", "part", "more", "right"), key=lambda kind: found["scores"][kind])
+    assert f" {kind} {found['scores'][kind]:.1f}" in seen
+    for row in found["thresholds"]:
+        cells = " ".join(f"{row[name]:.1f}" for name in ("loc_top1", "loc_top5", "gt_known"))
+        assert f"{row['threshold']:g} {cells}" in seen
+    first, *_, last = (row["loss_cnn"] for row in epoch_lines(trained_copy))
+    assert f"loss cnn {first:.3g} to {last:.3g} over epochs" in seen
+    shares = re.findall(r"IoU with the true box</dt><dd>([\d.]+) %", text)
+    assert len(shares) == TEST_COUNT
+    assert [float(share) for share in shares] == sorted(map(float, shares))
+    at_half = sum(float(share) >= 50 for share in shares)  # what GT-known counts
+    assert found["scores"]["gt_known"] == pytest.approx(100 * at_half / TEST_COUNT)
+    assert len(re.findall(r'alt="boxes of', text)) == TEST_COUNT
+    assert len(re.findall(r'alt="CAM of', text)) == 2 * TEST_COUNT  # the map, and the boxes on it
+
+
+def test_page_of_few_pictures_names_the_others(birds: Path, trained_copy: Path):
+    evaluated(birds, trained_copy, TEST__REPORT_NUM=2, TEST__SPLIT="train")
+    text = Paths(trained_copy).page("train").read_text(encoding="utf-8")
+    shown = re.findall(r'data-name="([^"]*)"', text)
+    assert len(shown) == 2
+    assert f"{TRAIN_COUNT - 2} pictures are not shown (TEST.REPORT_NUM)" in text
+    evaluated(birds, trained_copy, TEST__REPORT_NUM=0)
+    assert not Paths(trained_copy).page("test").exists()
+
+
+def test_page_without_boxes_or_log_of_the_training(
+    birds: Path, tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture
+):
+    for split in ("train", "test"):
+        shutil.copytree(birds / "images", tmp_path / "data" / split)
+    weights = shutil.copy(trained / "model_last.pth", tmp_path)
+    values = {"DATA__DATASET": "FOLDER"}
+    evaluated(tmp_path / "data", tmp_path / "run", "--weights", str(weights), **values)
+    text = Paths(tmp_path / "run").page("test").read_text(encoding="utf-8")
+    assert "IoU with the true box" not in text and "by threshold" not in text
+    assert "The training of these weights has no log." in text
+    assert 'alt="CAM of' in text
+
+
+def test_a_damaged_log_of_the_training_is_named_when_the_scores_are_written(
+    birds: Path, trained_copy: Path, capsys: pytest.CaptureFixture
+):
+    paths = Paths(trained_copy)
+    for content in ("no json\n", "[1]\n", '{"loss_cnn": "low"}\n'):
+        paths.epoch_log.write_text(content)
+        paths.evaluation("test").unlink(missing_ok=True)
+        assert run_tool(test_cam, arguments(birds, trained_copy)) == 2
+        assert f"{paths.epoch_log} is not the log of a training" in capsys.readouterr().err
+        assert paths.evaluation("test").exists()
 
 
 def test_maps_of_the_true_object_localise_perfectly(

@@ -100,6 +100,7 @@ class Test:
     THRESHOLDS: tuple[float, ...] = bounded(
         (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), 0, 1
     )
+    REPORT_NUM: int = bounded(300, 0)  # pictures in report.html; 0 for no page (ours)
     TEN_CROPS: bool = False  # published; the only value is false
 
 
@@ -191,6 +192,10 @@ class Paths:
     def evaluation(self, split: Split) -> Path:
         """Scores that `test_cam.py` wrote."""
         return self.folder / f"test_{split}.json"
+
+    def page(self, split: Split) -> Path:
+        """Scores and pictures of what `test_cam.py` evaluated, in a browser."""
+        return self.folder / ("report.html" if split == "test" else f"report_{split}.html")
 
     def boxed_images(self, split: Split) -> Path:
         """Folder of the heat maps with boxes."""

@@ -21,7 +21,7 @@ from wsol.model import Networks, localise
 from wsol.pictures import NO_SCALED_BOX, Picture
 from wsol.source import whole_pictures
 
-_SCORE_TITLES = {
+SCORE_TITLES = {
     "cls_top1": "Cls@1",
     "cls_top5": "Cls@5",
     "loc_top1": "Loc@1",
@@ -67,7 +67,7 @@ def evaluate(
     device: torch.device,
     thresholds: Sequence[float],
     boxed_dir: Path | None = None,
-    observe: Callable[[Found], object] | None = None,
+    visit: Callable[[Found, np.ndarray], object] | None = None,
 ) -> Evaluation:
     """Classify and localise pictures; every process takes its share, all get the scores of all.
 
@@ -78,7 +78,7 @@ def evaluate(
         device: of this process.
         thresholds: shares of a map's maximum that are scored, from maps computed once.
         boxed_dir: where to write heat maps with boxes at the first threshold; None for nowhere.
-        observe: gets what was found in every picture of this process, for more scores.
+        visit: called with every picture of this process and its box (4,) at the first threshold.
 
     Raises:
         UserError: scores or a map are not finite.
@@ -88,8 +88,8 @@ def evaluate(
     for found in _localised(networks.eval(), pictures, config, device):
         boxes = boxes_at(found.cam, thresholds, config.DATA.CROP_SIZE)
         scores.update(found.logits, found.label, boxes, found.truth)
-        if observe is not None:
-            observe(found)
+        if visit is not None:
+            visit(found, boxes[0])
         if boxed_dir is not None:
             picture = pictures[found.index]
             photo = square_photo(picture.path, config.DATA.CROP_SIZE)
@@ -138,7 +138,7 @@ def require_finite(logits: np.ndarray, cam: np.ndarray, picture: Picture) -> Non
 
 def in_words(numbers: Mapping[str, float]) -> str:
     """`Cls@1 71.2, .., GT-known 90.1` of the scores in percent that are there."""
-    return ", ".join(f"{t} {numbers[n]:.1f}" for n, t in _SCORE_TITLES.items() if n in numbers)
+    return ", ".join(f"{t} {numbers[n]:.1f}" for n, t in SCORE_TITLES.items() if n in numbers)
 
 
 def epoch_in_words(numbers: Mapping[str, float]) -> str:
@@ -152,7 +152,7 @@ def epoch_in_words(numbers: Mapping[str, float]) -> str:
 def log_table(rows: Sequence[Mapping[str, float]]) -> None:
     """Log localisation in percent by threshold; every row has `threshold` and the same scores."""
     names = [name for name in rows[0] if name != "threshold"]
-    titles = [_SCORE_TITLES[name] for name in names]
+    titles = [SCORE_TITLES[name] for name in names]
     log("  ".join(f"{title:>8}" for title in ("CAM_THR", *titles)))
     for row in rows:
         values = [f"{row[name]:8.1f}" for name in names]

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from misc.checkpoint import load_checkpoint
 from misc.config import flatten
 from misc.distributed import is_main_process, join_processes, select_device
@@ -11,6 +13,7 @@ from misc.evaluation import percent, show
 from misc.files import sha256_file, write_json
 from misc.progress import log
 from misc.seed import run_facts, seed_everything
+from wsol import page
 from wsol.box_accuracy import IOU_THRESHOLDS, MaxBoxAccuracy, MaxBoxResult
 from wsol.config import Config, paths_of
 from wsol.evaluation import TABLE_SCORES, Found, evaluate, in_words, log_table
@@ -49,7 +52,7 @@ class ThresholdFreeScores:
 
 
 def test(config: Config, weights: Path | None, device_name: str = "auto") -> dict[str, Any]:
-    """Evaluate a checkpoint on TEST.SPLIT and write the scores beside the run's other files.
+    """Evaluate a checkpoint on TEST.SPLIT; write scores and page beside the run's other files.
 
     Args:
         config: from `wsol.config.load`.
@@ -67,9 +70,16 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
     seed_everything(config.BASIC.SEED)
     weights = weights or paths.last
     networks = load_networks(config, weights).to(device)
-    pictures = open_pictures(config, (split,)).split(split)
+    image_set = open_pictures(config, (split,))
+    pictures = image_set.split(split)
     require_usable(config, pictures)
     more = ThresholdFreeScores(config, pictures)
+    items = page.Items(config, pictures, image_set.class_names)
+
+    def visit(found: Found, box: np.ndarray) -> None:
+        more.update(found)
+        items.add(found, box)
+
     found = evaluate(
         networks,
         pictures,
@@ -77,7 +87,7 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
         device,
         thresholds_of(config),
         paths.boxed_images(split) if config.TEST.SAVE_BOXED_IMAGE else None,
-        more.update,
+        visit,
     )
     more.reduce()
     boxes = more.boxes.compute()
@@ -97,6 +107,8 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
         write_json(paths.evaluation(split), content)
     _tell(config, found.scores, content)
     log(f"scores are in {paths.evaluation(split)}")
+    if config.TEST.REPORT_NUM:
+        page.write(config, content, items)
     return content
 
 
