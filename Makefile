@@ -28,7 +28,7 @@ demo-wsol: $(STAMP)
 	$(WSOL)/visualize.py $(WSOL_DEMO)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
