@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,13 @@ def up_to_date(output: Path, *inputs: Path) -> bool:
 
 
 def sha256_file(path: Path | str) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as stream:
+    """Hex SHA-256 of a file's bytes; a file that has not changed since is not read again."""
+    path = Path(path)
+    status = path.stat()
+    return _sha256_once(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@lru_cache(maxsize=32)
+def _sha256_once(path: Path, *_: int) -> str:
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

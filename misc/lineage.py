@@ -8,7 +8,6 @@ workers and folders are not.
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +69,6 @@ def _file_hash(path: Path | str | None) -> str:
     path = Path(path)
     if not path.is_file():
         return _MISSING  # differs from any record; what needs the file itself says so
-    status = path.stat()
-    return _hash_once(path, status.st_mtime_ns, status.st_size)
-
-
-@lru_cache(maxsize=32)
-def _hash_once(path: Path, modified: int, size: int) -> str:
     return sha256_file(path)
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from misc.errors import UserError
-from misc.files import read_json, write_json
+from misc.files import read_json, sha256_file, write_json
 from misc.progress import log
 from misc.seed import run_facts
 
 FOLDER_RECORD = "made_by.json"
 _SHOWN_LENGTH = 40  # of a value in an error message
 _ABSENT = "(absent)"
+_SEAL = "sha256"
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,11 @@ class Record:
     def differences(self, recorded: "Record") -> list[str]:
         """One text per argument or input whose recorded value is another one."""
         mine, theirs = _flat(self), _flat(recorded)
-        return [
-            f"{name} is {_show(mine.get(name, _ABSENT))} now and was "
-            f"{_show(theirs.get(name, _ABSENT))}"
+        pairs = {
+            name: (mine.get(name, _ABSENT), theirs.get(name, _ABSENT))
             for name in sorted(mine.keys() | theirs.keys())
-            if mine.get(name, _ABSENT) != theirs.get(name, _ABSENT)
-        ]
+        }
+        return [_change(name, *pair) for name, pair in pairs.items() if pair[0] != pair[1]]
 
 
 def record_path(target: Path | str) -> Path:
@@ -95,8 +95,17 @@ def write_record(
     write_json(record_path(target), json.loads(json.dumps(content, default=_plain)))
 
 
+def seal_record(path: Path | str) -> None:
+    """Note the hash of a file that is written now in its record, which then vouches for no other.
+
+    A file that is put in its place is one without record: nobody takes it for ours, or removes it.
+    """
+    content = read_json(record_path(path))
+    write_json(record_path(path), {**content, _SEAL: sha256_file(path)})
+
+
 def read_record(target: Path | str) -> Record | None:
-    """The record of a folder or file, None when it has none.
+    """The record of a folder or file, None when it has none or a file was replaced since.
 
     Raises:
         UserError: there is a record that cannot be understood.
@@ -105,6 +114,9 @@ def read_record(target: Path | str) -> Record | None:
     if not path.is_file():
         return None
     content = read_json(path)
+    sealed = isinstance(content, dict) and _SEAL in content and Path(target).is_file()
+    if sealed and content[_SEAL] != sha256_file(target):
+        return None
     try:
         return Record(content["step"], dict(content["arguments"]), dict(content["inputs"]))
     except (KeyError, TypeError, ValueError):
@@ -367,9 +379,12 @@ def _flat(record: Record) -> dict[str, Any]:
     return {"step": content["step"], **content["arguments"], **inputs}
 
 
-def _show(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}..."
+def _change(name: str, now: Any, before: Any) -> str:
+    """Both values of an argument or input; long ones are cut off, if they still differ then."""
+    texts = [value if isinstance(value, str) else json.dumps(value) for value in (now, before)]
+    cut = [t if len(t) <= _SHOWN_LENGTH else f"{t[:_SHOWN_LENGTH]}..." for t in texts]
+    first, second = texts if cut[0] == cut[1] else cut
+    return f"{name} is {first} now and was {second}"
 
 
 def _plain(value: Any) -> Any:

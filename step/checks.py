@@ -17,7 +17,14 @@ from misc.progress import log
 from step import make_cam, make_sem_seg_labels, train_cam, train_irn
 from step.plan import outputs_of, overwrite_problems
 from step.scoring import SCORING_STEPS, Scored, find_scored, nothing_to_score
-from voc12.devkit import IMAGE_FOLDER
+from voc12.devkit import (
+    ANNOTATION_FOLDER,
+    AUG_MASK_FOLDER,
+    IMAGE_FOLDER,
+    LIST_FOLDER,
+    MASK_FOLDER,
+    OBJECT_MASK_FOLDER,
+)
 from voc12.preflight import find_problems, require_no_problems
 from voc12.source import NO_LIST, open_source
 
@@ -25,6 +32,17 @@ _TRAIN_LIST_STEPS = {"train_cam", "make_cam", "cam_to_ir_label", "train_irn"}
 INFER_LIST_STEPS = {"make_cam", "train_irn", "make_ins_seg_labels", "make_sem_seg_labels"}
 _TRAINING_STEPS = ("train_cam", "train_irn")
 _CPU = torch.device("cpu")
+_DATA_FOLDERS = [
+    (folder,)
+    for folder in (
+        IMAGE_FOLDER,
+        ANNOTATION_FOLDER,
+        MASK_FOLDER,
+        AUG_MASK_FOLDER,
+        OBJECT_MASK_FOLDER,
+        Path(LIST_FOLDER).parts[0],
+    )
+]
 
 
 def settle_eval_list(args: Namespace) -> None:
@@ -68,7 +86,7 @@ def check(args: Namespace, steps: tuple[str, ...]) -> tuple[str, ...]:
     """
     require_root(args)
     settle_eval_list(args)
-    problems: list[str] = []
+    problems = _outputs_in_the_data(args, steps)
     lists = _Lists(args, set(steps), problems)
     scored, steps = _scorable_steps(args, steps, lists, problems)
     problems += _data_problems(args, set(steps), lists, scored)
@@ -77,6 +95,17 @@ def check(args: Namespace, steps: tuple[str, ...]) -> tuple[str, ...]:
         problems += overwrite_problems(args, steps)
     require_no_problems(problems)
     return steps
+
+
+def _outputs_in_the_data(args: Namespace, steps: tuple[str, ...]) -> list[str]:
+    """Outputs that would lie among the pictures, annotations or masks of the data set."""
+    root = open_source(args).devkit.root.resolve()
+    places = {output.option: output.path.resolve() for s in steps for output in outputs_of(args, s)}
+    return [
+        f"output among the data: {option} {path} lies in a folder of the data set; choose another"
+        for option, path in places.items()
+        if path.is_relative_to(root) and path.relative_to(root).parts[:1] in _DATA_FOLDERS
+    ]
 
 
 class _Lists:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from misc.errors import UserError
 from misc.lineage import is_imported
+from misc.options import selected_steps
 from voc12.labels import VOC_CLASSES
 from voc12.lists import TRAIN_AUG
 from voc12.source import open_source
@@ -37,8 +38,10 @@ def deeplab_command(args: Namespace) -> str:
     is_sample = (source.devkit.root / SAMPLE_RECORD).is_file()
     values = {"DATASET.ROOT": source.devkit.root, "DATASET.TRAIN_LABELS": args.sem_seg_out_dir}
     if is_sample:
-        imported = is_imported(args.cam_out_dir)  # then there are no weights of these classes
-        values["MODEL.INIT_MODEL"] = "none" if imported else args.cam_weights_name
+        # Without a CNN branch of these classes the small network starts from random weights.
+        trained = args.cam_weights_name.is_file() or "train_cam" in selected_steps(args)
+        usable = trained and not is_imported(args.cam_out_dir)
+        values["MODEL.INIT_MODEL"] = args.cam_weights_name if usable else "none"
     if _missing_of_paper(args) != 0:
         pictures = source.id_list(args.infer_list)
         own_file = pictures.source == args.infer_list

@@ -17,7 +17,7 @@ from misc.distributed import select_device
 from misc.errors import UserError
 from misc.files import remove_leftovers
 from misc.progress import log, progress
-from misc.provenance import keep_file, read_record, write_record
+from misc.provenance import keep_file, read_record, seal_record, write_record
 from misc.schedule import PolyAdamW, PolySGD
 from misc.seed import seed_everything
 from misc.training import Training, autocast, eval_loader, fit_batch, to_device
@@ -145,6 +145,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         write_record(path, record, lists, {"history": training.history})
         remove_leftovers(path)
         save_checkpoint(path, training.models[name].state_dict())
+        seal_record(path)
         log(f"wrote {path}")
     training.state_path.unlink(missing_ok=True)
     return {"epochs": training.history}

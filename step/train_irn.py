@@ -25,7 +25,7 @@ from misc.distributed import select_device
 from misc.errors import UserError
 from misc.files import remove_leftovers
 from misc.progress import log, progress
-from misc.provenance import keep_file, write_record
+from misc.provenance import keep_file, seal_record, write_record
 from misc.schedule import PolySGD
 from misc.seed import seed_everything
 from misc.training import Training, autocast, eval_loader, fit_batch
@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_record(args.irn_weights_name, record, lists, {"history": training.history})
     remove_leftovers(args.irn_weights_name)
     save_checkpoint(args.irn_weights_name, model.state_dict())
+    seal_record(args.irn_weights_name)
     log(f"wrote {args.irn_weights_name}")
     training.state_path.unlink(missing_ok=True)
     return {"epochs": training.history}

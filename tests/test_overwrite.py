@@ -10,6 +10,7 @@ from pipeline import (
     VAL_IDS,
     WEIGHTS,
     copy_of,
+    disturb_weights,
     hashes,
     log_of,
     output,
@@ -221,3 +222,28 @@ def test_damaged_metrics_are_told(
     work = copy_of(finished, tmp_path / "work")
     (work / "result" / "metrics.json").write_text(content)
     assert "metrics.json" in refused(capsys, sample, work, "--steps", "eval_cam")
+
+
+@pytest.mark.parametrize("folder", ["JPEGImages", "SegmentationClass/mine", "Annotations"])
+def test_outputs_do_not_go_among_the_data(
+    sample: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture, folder: str
+) -> None:
+    work = copy_of(finished, tmp_path / "work")
+    before = files_below(sample)
+    options = {"ir_label_out_dir": sample / folder}
+    assert "among the data" in refused(
+        capsys, sample, work, "--steps", "cam_to_ir_label", **options
+    )
+    assert files_below(sample) == before
+
+
+def test_weights_put_in_place_of_ours_are_never_removed(
+    sample: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    work = copy_of(finished, tmp_path / "work")
+    disturb_weights(work / "sess" / WEIGHTS["cnn"])
+    error = refused(capsys, sample, work, "--overwrite")
+    assert "res152_cam.pth would be replaced" in error and "has no record" in error
+    error = refused(capsys, sample, work, "--steps", "train_cam")
+    assert "res152_cam.pth does not come from the current arguments" in error
+    assert "--overwrite" not in error

@@ -17,6 +17,7 @@ from misc.provenance import (
     read_record,
     record_path,
     remove_file,
+    seal_record,
     write_record,
 )
 
@@ -245,3 +246,22 @@ def test_commands_without_steps_say_how_they_redo_things(tmp_path: Path) -> None
         with pytest.raises(UserError, match=r"scales is .* Redo it with train --overwrite, ") as e:
             attempt()
         assert "--from_step" not in str(e.value) and "--force" not in str(e.value)
+
+
+def test_values_that_differ_late_are_shown_whole(tmp_path: Path) -> None:
+    long = "x" * 60
+    now, before = (Record("s", {"a": f"{long}{end}"}) for end in "12")
+    assert now.differences(before) == [f"a is {long}1 now and was {long}2"]
+    (shortened,) = Record("s", {"a": f"1{long}"}).differences(Record("s", {"a": f"2{long}"}))
+    assert len(shortened) < 110
+
+
+def test_a_sealed_record_vouches_for_its_own_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    write_record(path, RECORD)
+    path.write_text("trained here")
+    seal_record(path)
+    assert read_record(path).fingerprint == RECORD.fingerprint
+    path.unlink()
+    path.write_text("from elsewhere")
+    assert read_record(path) is None
