@@ -95,7 +95,7 @@ DO_NOT_COUNT: dict[str, Any] = {
     "cam_tile_batch": 1,
     "cam_eval_thres": 0.3,
     "figure_num": 1,
-    "report_num": 5,
+    "report_num": 1,
     "overwrite": True,
     "force": True,
     "log_name": "other",

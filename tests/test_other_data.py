@@ -170,7 +170,7 @@ def own_data(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def own_options(root: Path) -> dict:
     own = {"classes": root / "classes.txt", "cls_labels": root / "labels.csv"}
-    return {**QUICK, **same_list(root / "all.txt"), **own, "figure_num": 1}
+    return {**QUICK, **same_list(root / "all.txt"), **own, "figure_num": 1, "report_num": 6}
 
 
 def test_own_classes_and_labels_end_to_end(

@@ -15,6 +15,7 @@ ENTRIES = [
     "deeplab/main.py",
     "step/eval_cam.py",
     "step/make_figure.py",
+    "step/make_report.py",
     "wsol/tools_cam/launch.py",
     "wsol/tools_cam/test_cam.py",
     "wsol/tools_cam/train_cam.py",
