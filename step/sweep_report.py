@@ -115,4 +115,4 @@ def _told_run(content: Mapping[str, Any]) -> str:
         and grid["walk_radius"] == run["walk_radius"]
     ]
     scored = f"mIoU {show(rows[0]['miou'])} %" if rows else "not in this grid"
-    return f"the run's own masks were made with {made}: {scored}"
+    return f"the run's own masks were made with {made}; here, along edge maps of 8 bits: {scored}"

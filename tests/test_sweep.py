@@ -230,7 +230,7 @@ def test_log_json_and_plot_say_what_is_tuned_on_truth(
     assert (line.x, line.y) == ([0.25, 0.4], expected)
     assert curves["seed"].y == [row["miou"] for row in found["seed"]]
     own = row_of(found["masks"], **OWN)["miou"]
-    assert f"sem_seg_bg_thres 0.25: mIoU {own:.2f} %" in said
+    assert f"sem_seg_bg_thres 0.25; here, along edge maps of 8 bits: mIoU {own:.2f} %" in said
     assert f"{own:7.2f}" in said
 
 
