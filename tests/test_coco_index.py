@@ -177,7 +177,7 @@ IMAGE, ANNOTATION, CATEGORY = coco.TRAIN_IMAGES[0], coco.TRAIN_ANNOTATIONS[1], c
         ({"images": [{**IMAGE, "file_name": None}]}, "id 9 has no 'file_name' that is text"),
         ({"images": [{**IMAGE, "file_name": "/etc/a.jpg"}]}, "file_name '/etc/a.jpg', which is no"),
         ({"images": [{**IMAGE, "file_name": "../a.jpg"}]}, r"file_name '\.\./a.jpg', which is no"),
-        ({"images": [{**IMAGE, "file_name": "a.webp"}]}, "which is no .jpg, .jpeg, .png file"),
+        ({"images": [{**IMAGE, "file_name": "a.pdf"}]}, "which is no .jpg, .jpeg, .png file"),
         ({"images": [{**IMAGE, "height": 0}]}, "has the size 10x0"),
         ({"images": [{**IMAGE, "width": 10**9}]}, "has the size 1000000000x8"),
         ({"images": [{**IMAGE, "width": "10"}]}, "has no 'width' that is a whole number"),

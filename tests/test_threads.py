@@ -41,7 +41,10 @@ class Watch(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Watch())
 sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="an_entry")
+if "/" in sys.argv[0]:
+    runpy.run_path(sys.argv[0], run_name="an_entry")
+else:  # python -m
+    runpy.run_module(sys.argv[0], run_name="an_entry")
 import torch
 """
 
@@ -49,10 +52,12 @@ import torch
 def _waiting(entry: str, **variables: str) -> dict[str, str | None]:
     """The variables of a fresh process that runs an entry as a module, when torch is asked for."""
     environment = {k: v for k, v in os.environ.items() if k not in SLEEPING}
-    folders = [str(REPOSITORY)] if entry.startswith("step/") else []  # as python -m has it
+    is_module = entry.startswith(("step/", "voc12/"))
+    folders = [str(REPOSITORY)] if is_module else []  # as python -m has it
     environment |= {"PYTHONPATH": os.pathsep.join(folders), **variables}
+    name = entry.removesuffix(".py").replace("/", ".") if is_module else str(REPOSITORY / entry)
     answer = subprocess.run(
-        [sys.executable, "-c", _WATCH, str(REPOSITORY / entry)],
+        [sys.executable, "-c", _WATCH, name],
         cwd=REPOSITORY / "tests",
         env=environment,
         capture_output=True,
