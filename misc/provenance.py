@@ -199,11 +199,7 @@ def prepare_output(
     folder.mkdir(parents=True, exist_ok=True)
     recorded = read_record(folder)
     if overwrite:
-        changed = recorded is not None and bool(expected.differences(recorded))
-        problem = check_removal(folder, expected.step, option, suffix, ids, changed)
-        if problem:
-            raise UserError(f"{problem}.")
-        remove_outputs(folder, suffix, ids)
+        _remove_earlier(folder, expected, recorded, suffix, ids, option)
     finished = _outputs(folder, suffix)
     if not finished:
         write_record(folder, expected, lists)
@@ -222,6 +218,22 @@ def prepare_output(
         write_record(folder, _mixed(expected, recorded), lists)
     log(f"{folder}: {len(finished)} finished outputs are kept (--overwrite redoes them).")
     return len(finished)
+
+
+def _remove_earlier(
+    folder: Path,
+    expected: Record,
+    recorded: Record | None,
+    suffix: str,
+    ids: Collection[str],
+    option: str,
+) -> None:
+    """Remove the outputs of the pictures, unless something forbids it; see `check_removal`."""
+    changed = recorded is not None and bool(expected.differences(recorded))
+    problem = check_removal(folder, expected.step, option, suffix, ids, changed)
+    if problem:
+        raise UserError(f"{problem}.")
+    remove_outputs(folder, suffix, ids)
 
 
 def keep_file(
