@@ -230,6 +230,8 @@ class _Interpreter:
             raise RefusedPickle("it calls something that is no known function")
         if function.call is dict and arguments:
             raise RefusedPickle("it makes a dictionary of something else")
+        for argument in arguments:  # what is read again and again costs time each time
+            self.spend(argument if isinstance(argument, bytes) else None)
         self.stack.append(function.call(*arguments))
         self.spend(self.stack[-1])
 
@@ -243,10 +245,14 @@ class _Interpreter:
 
     def spend(self, made: Any) -> None:
         """Count the bytes of what was made."""
-        size = made.nbytes if isinstance(made, np.ndarray) else 0
-        self.budget -= len(made) if isinstance(made, bytes) else size
+        if isinstance(made, np.ndarray):
+            self.budget -= made.nbytes
+        elif isinstance(made, bytes):
+            self.budget -= len(made)
+        elif isinstance(made, str):
+            self.budget -= _LARGEST_CHARACTER * len(made)
         if self.budget < 0:
-            raise RefusedPickle("its arrays are many times larger than the file")
+            raise RefusedPickle("its contents are many times larger than the file")
 
     def identify(self) -> None:
         """Replace what a pickle of torch says of a storage by that storage."""
@@ -255,6 +261,7 @@ class _Interpreter:
         self.stack.append(self.outside(self.stack.pop()))
 
 
+_LARGEST_CHARACTER = 4  # bytes
 _IGNORED = frozenset(("PROTO", "FRAME", "STOP"))
 _INTEGERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4")
 _STRINGS = ("STRING", "BINSTRING", "SHORT_BINSTRING")

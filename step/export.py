@@ -31,7 +31,7 @@ from step.export_formats import (
     Picture,
 )
 from voc12.devkit import Devkit
-from voc12.labels import load_classes
+from voc12.labels import load_recorded_classes
 from voc12.lists import IdList, resolve_list
 
 if TYPE_CHECKING:
@@ -192,16 +192,8 @@ def _class_names(
     Raises:
         UserError: the names that are given are not those that the masks were made for.
     """
-    recorded = tuple(made_by.arguments.get("class_names", ())) if made_by else ()
-    if args.classes is None and recorded:
-        return recorded
-    classes = load_classes(args.classes)
-    if recorded and classes != recorded:
-        raise UserError(
-            f"{args.classes} (--classes) is not the class list that {source.folder} was made for: "
-            f"{', '.join(recorded)}; leave --classes out or name that list."
-        )
-    return classes
+    recorded = made_by.arguments.get("class_names", ()) if made_by else ()
+    return load_recorded_classes(args.classes, recorded, source.folder)
 
 
 def _record(

@@ -144,7 +144,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     log(f"{STEP}: {len(left)} of {len(sources)} pictures")
     _tell(map_pictures(partial(import_picture, settings), left, args.num_workers, STEP))
-    log(f"the maps are in {args.cam_out_dir}; go on with run_sample.py --from_step eval_cam")
+    log(
+        f"the maps are in {args.cam_out_dir}; go on with run_sample.py --from_step eval_cam and "
+        f"--train_list and --infer_list {args.list}"
+    )
     return {"pictures": len(sources), "made": len(left)}
 
 

@@ -47,7 +47,7 @@ from step.eval_cam import SWEEP_THRESHOLDS, count_seed
 from step.scoring import Scored, scored_pictures
 from step.sweep_report import TUNED, Row, best_of, draw, log_tables
 from voc12.devkit import Devkit
-from voc12.labels import load_classes
+from voc12.labels import load_recorded_classes
 
 TITLE = "sweep"
 JSON_NAME, PLOT_NAME, LOG_NAME = "sweep.json", "sweep.png", "sweep.log"
@@ -124,7 +124,10 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
     start, device, output = time.perf_counter(), select_device(args.device), _prepare(args)
     if args.num_workers and device.type != "cpu":
         raise UserError(f"--num_workers {args.num_workers} is for --device cpu; leave it out here.")
-    names, grid = ["background", *load_classes(args.classes)], _grid(args)
+    made_by = read_record(args.cam_out_dir)
+    recorded = made_by.arguments.get("class_names", ()) if made_by else ()
+    classes = load_recorded_classes(args.classes, recorded, args.cam_out_dir)
+    names, grid = ["background", *classes], _grid(args)
     files = Files(args.voc12_root, args.cam_out_dir, args.edge_out_dir)
     told = {f"--eval_list {args.list} or --infer_list": "--list", "--eval_list": "--list"}
     with translated_options(told):

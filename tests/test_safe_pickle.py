@@ -262,6 +262,15 @@ def test_small_files_take_little_memory(name: str) -> None:
     assert peak_memory(lambda: loads(TINY_GIANTS[name])) < 20 * MEBIBYTE
 
 
+def test_text_that_is_made_again_and_again_is_refused() -> None:
+    """8 bytes of file for 80 kB of text each time."""
+    head = b"\x80\x02cnumpy.core.multiarray\nscalar\nq\x00cnumpy\ndtype\nX\x06\x00\x00\x00U20000"
+    head += b"\x85Rq\x01X" + (80_000).to_bytes(4, "little") + b"A\x00\x00\x00" * 20_000
+    head += b"q\x02c_codecs\nencode\nh\x02X\x06\x00\x00\x00latin1\x86Rq\x03]("
+    with pytest.raises(RefusedPickle, match="many times larger than the file"):
+        loads(head + b"h\x00h\x01h\x03\x86R" * 5_000 + b"e.")
+
+
 def test_objects_referred_to_many_times_are_looked_at_once() -> None:
     """2 to the power of 28 paths lead to the innermost list."""
     nested: list = [1]

@@ -253,7 +253,7 @@ def test_the_plot_is_a_picture_with_lines(made: Path) -> None:
         (["--voc12_root", "nowhere"], "nowhere does not exist; correct --voc12_root"),
         (["--work_dir", "nowhere"], "nowhere/result/cam does not exist; correct --work_dir"),
         (["--classes", "nowhere.txt"], "nowhere.txt does not exist"),
-        (["--classes", "{two}"], "outside 0..2"),
+        (["--classes", "{two}"], "is not the class list that"),
         (["--output", "{two}"], "is a file; name a folder"),
         (["--output", "{run}/result/sem_seg"], "holds outputs of a step"),
         (["--device", "tpu"], "--device tpu is not a device"),

@@ -101,6 +101,30 @@ def check_class_names(names: Sequence[str], source: str) -> None:
         )
 
 
+def load_recorded_classes(
+    path: Path | None, recorded: Sequence[str], folder: Path
+) -> tuple[str, ...]:
+    """The classes that outputs were made for.
+
+    Args:
+        path: a class list that was named, see `load_classes`; None takes the recorded names.
+        recorded: names in the record of the outputs; empty when there are none.
+        folder: of the outputs, for the message.
+
+    Raises:
+        UserError: the list that was named is not the one that the outputs were made for.
+    """
+    if path is None and recorded:
+        return tuple(recorded)
+    classes = load_classes(path)
+    if recorded and classes != tuple(recorded):
+        raise UserError(
+            f"{path} (--classes) is not the class list that {folder} was made for: "
+            f"{', '.join(recorded)}; leave --classes out or name that list."
+        )
+    return classes
+
+
 def load_image_labels(
     ids: Sequence[str],
     root: Path,
