@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from misc.entry import run_entry
 from misc.errors import UserError
 from misc.files import expand_user
-from misc.option_groups import (
+from step.option_groups import (
     MASK_STEP,
     PHOTOS_FOLDER,
     SAMPLE_FOLDER,
@@ -29,7 +29,7 @@ from misc.option_groups import (
     STEP_NAMES,
     switch_name,
 )
-from misc.options import parse_args, selected_steps
+from step.options import parse_args, selected_steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,7 +108,7 @@ def prepare_data(args: Namespace) -> None:
 
     found = None
     if args.photos is not None:
-        from voc12 import photos
+        from voc12.photos import folder as photos
 
         args.voc12_root = args.work_dir / PHOTOS_FOLDER
         found = photos.build(args.photos, args.voc12_root, args.photos_long_side)
@@ -120,7 +120,7 @@ def prepare_data(args: Namespace) -> None:
             log("from random weights few photos teach little: expect rough or wrong masks.")
     elif args.voc12_root is None:
         from misc.progress import log
-        from voc12 import synthetic
+        from voc12.sample import devkit as synthetic
 
         args.voc12_root = synthetic.build(args.work_dir / SAMPLE_FOLDER, **SAMPLE_PICTURES)
         log(f"the built-in sample is in {args.voc12_root}")
@@ -150,9 +150,8 @@ def preflight(args: Namespace) -> tuple[str, ...]:
 
 def run_step(name: str, title: str, args: Namespace, report: Any) -> None:
     """Run one step, timed, and store what it returns."""
-    from misc.distributed import select_device
+    from misc.distributed import peak_memory, reset_peak_memory, select_device
     from misc.progress import log
-    from misc.resources import peak_memory, reset_peak_memory
 
     log(f"{title} ...")
     device = select_device(args.device)

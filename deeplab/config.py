@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from misc.arguments import LARGEST_SEED
 from misc.config import bounded, load_config, positive, tree_of
 from misc.errors import UserError
 from misc.files import expand_user
 from misc.maps_io import IGNORE_LABEL
-from misc.option_types import LARGEST_SEED
 from voc12.labels import BACKGROUND, MAX_CLASSES, load_classes
 
 Split = Literal["train", "val", "test"]

@@ -24,7 +24,7 @@ from voc12.devkit import AUG_MASK_FOLDER, IMAGE_FOLDER, MASK_FOLDER, Devkit
 from voc12.labels import VOC_CLASSES
 from voc12.lists import IdList, resolve_list
 from voc12.preflight import find_problems, require_no_problems
-from voc12.synthetic import RECORD_NAME as SYNTHETIC_RECORD
+from voc12.sample.devkit import RECORD_NAME as SYNTHETIC_RECORD
 
 PSEUDO_LABEL_FOLDER = "pseudo_seg_labels"
 """Folder of the devkit with the training labels: `result/sem_seg` or a link to it."""

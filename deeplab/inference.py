@@ -26,7 +26,6 @@ from deeplab.refinement import PREDICTION_SUFFIX
 from deeplab.submission import write_submission
 from misc.distributed import barrier, is_main_process, join_processes, shard
 from misc.errors import UserError
-from misc.evaluation import describe
 from misc.files import sha256_file, up_to_date
 from misc.maps_io import opened_image, write_label
 from misc.progress import log, progress
@@ -34,7 +33,7 @@ from misc.provenance import Record, check_removal, prepare_output
 from misc.seed import seed_everything
 from misc.training import eval_loader
 from voc12.devkit import Devkit
-from voc12.lists import IdList
+from voc12.lists import IdList, describe
 
 COLUMN = "DeepLab"
 COLUMN_CRF = f"{COLUMN} + CRF"

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from deeplab.config import Config, Paths, Split, class_names
-from misc import thumbnails
 from misc.config import flatten
-from misc.disagreement import disagreement
 from misc.errors import UserError
 from misc.files import read_json
 from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL, read_image, read_label
-from misc.page import (
+from misc.page import thumbnails
+from misc.page.disagreement import disagreement
+from misc.page.document import (
     Chart,
     Column,
     Facts,
@@ -199,7 +199,7 @@ def _percent(fraction: float | None) -> float | None:
 
 def _tiles(content: Mapping[str, Any]) -> list[Tile]:
     from deeplab.scoring import MEAN_IOU
-    from misc.evaluation import show
+    from misc.tables import show
 
     margins = content["margin_over_constant_background"]
     return [

@@ -21,15 +21,15 @@ from deeplab.data import to_input
 from deeplab.inference import load_network, segment
 from deeplab.model import MultiScale
 from deeplab.refinement import refine_logits
-from misc.crf import require_densecrf
 from misc.errors import UserError
-from misc.evaluation import percent, show
 from misc.files import atomic_path, sha256_file
 from misc.maps_io import read_image, write_label
 from misc.progress import log, progress
 from misc.provenance import Record, read_record, record_path, write_record
+from misc.tables import percent, show
 from misc.transforms import NEAREST, resize
 from misc.visualize import overlay_label
+from net.crf import require_densecrf
 from voc12.lists import some_of
 
 OVERLAY_ENDING = "_overlay.jpg"

@@ -17,10 +17,10 @@ import numpy as np
 
 from deeplab import logits as logits_files
 from deeplab.config import Config, Crf, Mean, Paths, Split
-from misc.crf import CrfParameters, DenseCrf, require_densecrf
 from misc.files import up_to_date
 from misc.maps_io import read_image, write_label
 from misc.parallel import map_pictures
+from net.crf import CrfParameters, DenseCrf, require_densecrf
 
 PREDICTION_SUFFIX = ".png"
 
@@ -130,8 +130,8 @@ def run(
     """
     from deeplab import inference, lineage
     from deeplab.preflight import check_evaluation
-    from misc.evaluation import describe
     from misc.progress import log
+    from voc12.lists import describe
 
     require_densecrf()
     paths = Paths(config)
@@ -169,7 +169,7 @@ def _require_logits(
         readable: read them all, so that nothing is removed for some that cannot be refined.
     """
     from deeplab import lineage
-    from misc.lineage import require_ids
+    from step.lineage import require_ids
 
     folder, redo = Paths(config).logits_dir(split), f"`test --split {split}`"
     require_ids(folder, logits_files.SUFFIX, tuple(images), redo)

@@ -9,13 +9,12 @@ import numpy as np
 from misc.config import flatten
 from misc.distributed import is_main_process, shard
 from misc.errors import UserError
-from misc.evaluation import add_picture, percent, require_files, show
 from misc.files import read_json, write_json
 from misc.maps_io import BACKGROUND_LABEL, read_label
-from misc.metrics import ConfusionMatrix, SegmentationScores
+from misc.metrics import ConfusionMatrix, SegmentationScores, add_picture
 from misc.progress import log, progress
 from misc.seed import run_facts
-from misc.tables import Column, iou_table
+from misc.tables import Column, iou_table, percent, show
 
 MEAN_IOU, CLASS_IOU = "Mean IoU", "Class IoU"
 CONSTANT_BACKGROUND = "Constant Background"
@@ -158,3 +157,23 @@ def in_percent(fraction: float | None) -> str:
 
 def _percent(fraction: float | None) -> float | None:
     return None if fraction is None else percent(fraction)
+
+
+def require_files(files: Mapping[str, Path | None], what: str, remedy: str) -> None:
+    """Stop unless every picture has its file.
+
+    Args:
+        files: path by id; None where the data set has none.
+        what: what the files are, for the message.
+        remedy: what to do about a missing one.
+
+    Raises:
+        UserError: counts the missing files and names the first.
+    """
+    missing = [name for name, path in files.items() if path is None or not path.is_file()]
+    if missing:
+        first = files[missing[0]] or missing[0]
+        raise UserError(
+            f"{len(missing)} of {len(files)} pictures have no {what}, the first is {first}; "
+            f"{remedy}."
+        )

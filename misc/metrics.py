@@ -1,13 +1,16 @@
 """Scores of label maps (confusion matrix, mIoU) and of instances (average precision)."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from misc.distributed import all_gather, all_reduce_sum
+from misc.errors import UserError
 from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL
 
 
@@ -310,3 +313,31 @@ def instances_of(object_ids: np.ndarray, label: np.ndarray) -> tuple[np.ndarray,
             classes.append(int(counts.argmax()))
     shape = (len(masks), *label.shape)
     return np.array(masks, bool).reshape(shape), np.array(classes, np.int64)
+
+
+def add_picture(
+    confusion: ConfusionMatrix, prediction: np.ndarray, ground_truth: np.ndarray, source: Path
+) -> None:
+    """Count one picture; an unusable label map becomes an error that names its file.
+
+    Raises:
+        UserError: sizes differ or a label is outside the class list.
+    """
+    with fitting(source):
+        confusion.update(prediction, ground_truth)
+
+
+@contextmanager
+def fitting(source: Path) -> Iterator[None]:
+    """Say of which file label maps are that do not fit to each other.
+
+    Raises:
+        UserError: instead of the ValueError of a confusion matrix.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(
+            f"{source}: {error}; check that predictions and masks belong to the same pictures and "
+            "the same class list."
+        ) from None

@@ -1,8 +1,10 @@
-"""The table of IoU by class that every stage ends with."""
+"""Scores as people read them: percent, a dash for what was not counted, the table of IoU."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+_PERCENT = 100.0
 _GAP = "  "
 _WIDEST = "100"
 
@@ -33,8 +35,20 @@ def iou_table(names: Sequence[str], columns: Mapping[str, Column], decimals: int
         padded = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         return _GAP.join([f"{name:<{first}}", *padded])
 
-    def cell(value: float | None) -> str:
-        return "-" if value is None else f"{value:.{decimals}f}"
-
-    body = [line(name, [cell(value) for value in row]) for name, row in rows.items()]
+    body = [line(name, [show(value, decimals) for value in row]) for name, row in rows.items()]
     return "\n".join([line("class", list(columns)), *body])
+
+
+def by_class(names: Sequence[str], values: Iterable[float]) -> dict[str, float | None]:
+    """Fractions as percent by class name."""
+    return {name: percent(value) for name, value in zip(names, values, strict=True)}
+
+
+def percent(value: float) -> float | None:
+    """A fraction in percent; None for NaN, which JSON does not know."""
+    return None if math.isnan(value) else float(value) * _PERCENT
+
+
+def show(value: float | None, decimals: int = 2) -> str:
+    """A number with some decimals, or a dash where nothing was counted."""
+    return "-" if value is None else f"{value:.{decimals}f}"

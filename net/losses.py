@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from misc.affinity import PathIndex, pair_affinity, pair_labels
+from net.affinity import PathIndex, pair_affinity, pair_labels
 
 _EPSILON = 1e-5
 

@@ -8,12 +8,12 @@ import argparse
 from functools import partial
 from typing import Any
 
-from misc import lineage
 from misc.distributed import shard
 from misc.files import up_to_date
 from misc.parallel import map_pictures
 from misc.progress import log
-from misc.pseudo_labels import write_ir_label
+from net.pseudo_labels import write_ir_label
+from step import lineage
 from step.plan import prepare_outputs
 from voc12.source import open_source
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from misc.consistency import CAM_BACKBONE
-from misc.crf import require_densecrf
 from misc.errors import UserError
-from misc.option_groups import DEFAULT_EVAL_LIST
 from misc.progress import log
+from net.crf import require_densecrf
 from step import make_cam, make_sem_seg_labels, train_cam, train_irn
+from step.consistency import CAM_BACKBONE
+from step.option_groups import DEFAULT_EVAL_LIST
 from step.plan import outputs_of, overwrite_problems
 from step.scoring import SCORING_STEPS, Scored, find_scored, nothing_to_score
 from voc12.devkit import (

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from misc import lineage
+from misc.arguments import fraction
 from misc.distributed import shard
 from misc.entry import run_entry
-from misc.evaluation import fitting, percent, show
 from misc.maps_io import CamMaps, load_cam, read_label
-from misc.metrics import SegmentationScores, ThresholdConfusion
-from misc.option_types import fraction
+from misc.metrics import SegmentationScores, ThresholdConfusion, fitting
 from misc.progress import log, progress
+from misc.tables import percent, show
+from step import lineage
 from step.scoring import Scored, output_path, report_segmentation, scored_pictures
 from voc12.devkit import Devkit
 from voc12.labels import load_classes

@@ -8,13 +8,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from misc import lineage
 from misc.distributed import shard
 from misc.errors import UserError
-from misc.evaluation import by_class, percent, show
 from misc.maps_io import load_instances, read_label
 from misc.metrics import InstanceAveragePrecision, instances_of, nan_mean
 from misc.progress import log, progress
+from misc.tables import by_class, percent, show
+from step import lineage
 from step.scoring import output_path, scored_pictures
 from voc12.devkit import Devkit
 

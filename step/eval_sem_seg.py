@@ -7,12 +7,11 @@ returns mask mIoU, IoU per class, and FP and FN of background and foreground.
 import argparse
 from typing import Any
 
-from misc import lineage
 from misc.distributed import shard
-from misc.evaluation import add_picture
 from misc.maps_io import read_label
-from misc.metrics import ConfusionMatrix
+from misc.metrics import ConfusionMatrix, add_picture
 from misc.progress import progress
+from step import lineage
 from step.scoring import output_path, report_segmentation, scored_pictures
 from voc12.devkit import Devkit
 

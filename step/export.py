@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from misc.arguments import HelpFormatter, fraction, positive_int
 from misc.entry import run_entry
 from misc.errors import UserError
 from misc.files import atomic_folder
 from misc.maps_io import IGNORE_LABEL, load_instances, opened_image, read_label
-from misc.option_types import HelpFormatter, fraction, positive_int
-from step.export_formats import (
+from step.exchange.export_formats import (
     COPY,
     FORMATS,
     LINK,
@@ -148,7 +148,7 @@ def _choose_source(args: argparse.Namespace, pictures: IdList) -> Source:
     Raises:
         UserError: it lacks some, or there is none.
     """
-    from misc.lineage import require_ids
+    from step.lineage import require_ids
 
     result = args.work_dir / "result"
     sources = {

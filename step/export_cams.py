@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from misc.arguments import HelpFormatter, non_negative_int
 from misc.entry import run_entry
 from misc.errors import UserError
 from misc.files import atomic_path, up_to_date
 from misc.maps_io import CamMaps, load_cam, load_cam_origin, save_cam
-from misc.option_types import HelpFormatter, non_negative_int
 from misc.parallel import map_pictures
 from misc.progress import log, progress
 from misc.provenance import Record, prepare_output, read_record
-from step.cam_sources import SUFFIXES
+from step.exchange.cam_sources import SUFFIXES
 
 STEP = "export_cams"
 _SUFFIX = ".npz"

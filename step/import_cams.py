@@ -1,7 +1,7 @@
 """Instead of steps 1 and 2: take over the class activation maps that another method made.
 
-Reads SRC (see `step.cam_layouts` for what it may hold) and writes `result/cam/ID.npz` as `make_cam`
-does, so that `run_sample.py --from_step eval_cam` goes on from there:
+Reads SRC (see `step.exchange.cam_layouts` for what it may hold) and writes `result/cam/ID.npz` as
+`make_cam` does, so that `run_sample.py --from_step eval_cam` goes on from there:
 
 python -m step.import_cams SRC --voc12_root VOCdevkit/VOC2012
 """
@@ -19,18 +19,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from misc import lineage
+from misc.arguments import HelpFormatter, non_negative_int
 from misc.entry import run_entry
 from misc.errors import UserError
 from misc.files import read_json
 from misc.maps_io import load_cam_origin, opened_image, save_cam
-from misc.option_types import HelpFormatter, non_negative_int
 from misc.parallel import map_pictures
 from misc.progress import log, progress
 from misc.provenance import Record, prepare_output, read_record, record_path, write_record
-from step.cam_layouts import AUTO, BACKGROUNDS
-from step.cam_sources import SUFFIXES, PictureSource, find_files, format_of, require_agreement
-from step.seed_maps import MAXIMUM, NORMALISATIONS, Mended, seed_maps
+from step import lineage
+from step.exchange.cam_layouts import AUTO, BACKGROUNDS
+from step.exchange.cam_sources import (
+    SUFFIXES,
+    PictureSource,
+    find_files,
+    format_of,
+    require_agreement,
+)
+from step.exchange.seed_maps import MAXIMUM, NORMALISATIONS, Mended, seed_maps
 from voc12.devkit import IMAGE_FOLDER, Devkit
 from voc12.lists import some_of
 from voc12.source import DataSource, open_source
@@ -56,7 +62,7 @@ class Imported(NamedTuple):
 
     Attributes:
         image_id: of the picture.
-        mended: see `step.seed_maps.Mended`.
+        mended: see `step.exchange.seed_maps.Mended`.
         agrees: whether the classes of the maps are those of the image labels, as far as known.
     """
 

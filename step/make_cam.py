@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from misc import lineage
-from misc.cam_maps import fuse, normalise_maps, sum_scales
 from misc.checkpoint import load_weights
 from misc.distributed import select_device, shard
 from misc.errors import UserError
 from misc.maps_io import load_cam_origin, save_cam
 from misc.progress import log, progress
 from misc.training import autocast, eval_loader
+from net.cam_maps import fuse, normalise_maps, sum_scales
 from net.deit_cam import DeitCam
 from net.resnet_cam import CnnCam
+from step import lineage
 from step.plan import prepare_outputs
 from step.train_cam import build_cnn, build_deit
 from voc12.dataset import MultiScaleDataset
@@ -72,7 +72,7 @@ def picture_cams(
         images: the normalised picture at every scale, (3, h_s, w_s), on the branches' device.
         size: (h, w) of the picture.
         keys: (K,) class indices from 0.
-        fusion: see `misc.cam_maps.fuse`.
+        fusion: see `net.cam_maps.fuse`.
         tile_batch: tiles per transformer pass.
 
     Returns:

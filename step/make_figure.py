@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from misc.arguments import positive_int
 from misc.entry import run_entry
 from misc.errors import UserError
 from misc.files import up_to_date
 from misc.maps_io import load_cam, load_cam_origin, load_instances, read_image, read_label
-from misc.option_types import positive_int
 from misc.progress import log, progress
 from misc.visualize import (
     FigureRow,

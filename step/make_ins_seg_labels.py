@@ -7,9 +7,9 @@ Reads pictures of `--infer_list`, `result/cam` and `sess/res50_irn.pth`; writes
 import argparse
 from typing import Any
 
-from misc.instances import instances_from_maps
 from misc.maps_io import save_instances
 from misc.progress import log
+from net.instances import instances_from_maps
 from step.make_sem_seg_labels import infer, prepare
 
 STEP = "make_ins_seg_labels"

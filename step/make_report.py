@@ -12,17 +12,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from misc.arguments import non_negative_int, positive_int
 from misc.entry import run_entry
 from misc.errors import UserError
 from misc.files import expand_user
-from misc.option_types import non_negative_int, positive_int
-from misc.page import Gallery, Page, Section, write_page
+from misc.page.document import Gallery, Page, Section, write_page
 from misc.parallel import map_pictures
 from misc.progress import log
-from step import doubt, make_figure
+from step import make_figure
 from step.make_figure import current_files, output_files, require_named, spread
+from step.page import doubt
+from step.page.sections import Metrics, summary
 from step.report import read_metrics
-from step.report_sections import Metrics, summary
 from voc12.devkit import Devkit
 from voc12.labels import load_classes
 from voc12.lists import IdList, resolve_list

@@ -5,12 +5,12 @@ from argparse import Namespace
 from pathlib import Path
 
 from misc.errors import UserError
-from misc.lineage import is_imported
-from misc.options import selected_steps
+from step.lineage import is_imported
+from step.options import selected_steps
 from voc12.labels import VOC_CLASSES
 from voc12.lists import TRAIN_AUG
+from voc12.sample.devkit import RECORD_NAME as SAMPLE_RECORD
 from voc12.source import open_source
-from voc12.synthetic import RECORD_NAME as SAMPLE_RECORD
 
 _DEEPLAB = Path(__file__).resolve().parent.parent / "deeplab"
 _PUBLISHED, _SAMPLE = "voc12_resnet_dplv2.yaml", "demo.yaml"

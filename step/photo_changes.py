@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from misc import lineage
 from misc.errors import UserError
 from misc.files import atomic_path
 from misc.maps_io import load_cam_origin
-from misc.option_groups import PHOTOS_FOLDER, STEP_NAMES
 from misc.progress import log
 from misc.provenance import read_record
+from step import lineage
+from step.option_groups import PHOTOS_FOLDER, STEP_NAMES
 from step.plan import outputs_of
 from voc12.lists import some_of
 from voc12.source import open_source

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from misc import lineage
 from misc.progress import log
 from misc.provenance import (
     Record,
@@ -15,6 +14,7 @@ from misc.provenance import (
     remove_file,
     remove_outputs,
 )
+from step import lineage
 from voc12.source import open_source
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from misc.distributed import is_main_process, select_device
 from misc.errors import UserError
-from misc.evaluation import show
 from misc.files import read_json_object, write_json
-from misc.option_groups import STEP_NAMES
 from misc.progress import log
 from misc.provenance import read_record
 from misc.seed import run_facts
-from misc.tables import Column, iou_table
+from misc.tables import Column, iou_table, show
+from step.option_groups import STEP_NAMES
 from step.plan import outputs_of
 from step.scoring import SCORING_STEPS, find_scored
 from voc12.source import open_source

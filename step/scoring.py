@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from misc.errors import UserError
-from misc.evaluation import by_class, describe, percent, show
 from misc.metrics import SegmentationScores, nan_mean
-from misc.option_groups import DEFAULT_EVAL_LIST
 from misc.progress import log
+from misc.tables import by_class, percent, show
+from step.option_groups import DEFAULT_EVAL_LIST
 from voc12.devkit import Devkit
-from voc12.lists import IdList
+from voc12.lists import IdList, describe
 from voc12.source import open_source
 
 

@@ -22,14 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from misc.distributed import select_device
-from misc.entry import run_entry
-from misc.errors import UserError, translated_options
-from misc.evaluation import by_class, fitting, percent
-from misc.files import expand_user, write_json
-from misc.maps_io import CamMaps, load_cam, read_label
-from misc.metrics import ThresholdConfusion, nan_mean
-from misc.option_types import (
+from misc.arguments import (
     HelpFormatter,
     exp_times,
     fraction,
@@ -37,11 +30,18 @@ from misc.option_types import (
     positive_float,
     radius,
 )
+from misc.distributed import select_device
+from misc.entry import run_entry
+from misc.errors import UserError, translated_options
+from misc.files import expand_user, write_json
+from misc.maps_io import CamMaps, load_cam, read_label
+from misc.metrics import ThresholdConfusion, fitting, nan_mean
 from misc.parallel import map_pictures
 from misc.progress import log, progress, set_log_file
 from misc.provenance import read_record
-from misc.pseudo_labels import strongest_labels
 from misc.seed import run_facts
+from misc.tables import by_class, percent
+from net.pseudo_labels import strongest_labels
 from step.eval_cam import STEP as SEED_STEP
 from step.eval_cam import SWEEP_THRESHOLDS, count_seed
 from step.scoring import Scored, scored_pictures

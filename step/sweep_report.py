@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from misc.curves import Curve, save_curves
-from misc.evaluation import show
 from misc.progress import log
-from misc.tables import Column, iou_table
+from misc.tables import Column, iou_table, show
 
 TUNED = "a setting chosen from these scores is tuned on the true masks that they were scored with"
 

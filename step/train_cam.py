@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from misc import lineage
 from misc.checkpoint import save_checkpoint
 from misc.distributed import select_device
 from misc.errors import UserError
@@ -25,6 +24,7 @@ from net.backbone import calibrate_batchnorm
 from net.deit_cam import DeitCam, build_deit_cam
 from net.losses import CamLosses, cam_losses, classification_loss
 from net.resnet_cam import CnnCam, build_cnn_cam
+from step import lineage
 from step.plan import state_path
 from voc12.dataset import ClassificationDataset, ClassificationEvalDataset
 from voc12.source import open_source

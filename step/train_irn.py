@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from misc import lineage
-from misc.affinity import path_index
 from misc.checkpoint import (
     from_official,
     is_official,
@@ -20,7 +18,6 @@ from misc.checkpoint import (
     save_checkpoint,
     state_dict_of,
 )
-from misc.consistency import CAM_BACKBONE
 from misc.distributed import select_device
 from misc.errors import UserError
 from misc.files import remove_leftovers
@@ -29,9 +26,12 @@ from misc.provenance import keep_file, seal_record, write_record
 from misc.schedule import PolySGD
 from misc.seed import seed_everything
 from misc.training import Training, autocast, eval_loader, fit_batch
+from net.affinity import path_index
 from net.backbone import Backbone, build_backbone, calibrate_batchnorm, load_backbone
 from net.irn import GRID_STRIDE, IRNet
 from net.losses import IrnLosses, irn_losses
+from step import lineage
+from step.consistency import CAM_BACKBONE
 from step.plan import state_path
 from voc12.dataset import PairDataset, TopLeftDataset
 from voc12.source import open_source

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from misc.affinity import PathIndex
+from net.affinity import PathIndex
 
 
 def gathered_affinity(edge: Tensor, paths: PathIndex) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 import run_sample
 from misc.checkpoint import load_checkpoint, save_checkpoint, state_dict_of
 from misc.files import read_json, sha256_file
-from misc.options import parse_args
 from misc.progress import set_log_file
-from voc12 import synthetic
+from step.options import parse_args
+from voc12.sample import devkit as synthetic
 
 TRAIN_IDS = tuple(f"sample_{number:06d}" for number in range(1, 7))
 VAL_IDS = tuple(f"sample_{number:06d}" for number in range(7, 9))

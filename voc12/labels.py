@@ -13,8 +13,8 @@ import numpy as np
 
 from misc.errors import UserError
 from misc.files import read_json, write_json
+from misc.formats.npy_files import read_npy
 from misc.maps_io import IGNORE_LABEL
-from misc.npy_files import read_npy
 from voc12.devkit import IMAGE_SUFFIXES, Devkit
 from voc12.lists import some_of
 

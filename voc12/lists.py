@@ -292,3 +292,8 @@ def _missing(path: Path, stem: str, devkit: Devkit) -> UserError:
 def _write_ids(path: Path, ids: tuple[str, ...]) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+
+
+def describe(pictures: IdList) -> str:
+    """Name a list in a log line, so that no score stands without its split."""
+    return f"list {pictures.name} ({len(pictures.ids)} pictures, {pictures.source})"

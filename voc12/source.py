@@ -12,8 +12,8 @@ import numpy as np
 from voc12.devkit import Devkit
 from voc12.labels import load_classes, load_image_labels
 from voc12.lists import IdList, resolve_list
-from voc12.photos import Photo
-from voc12.synthetic import RECORD_NAME as SYNTHETIC_RECORD
+from voc12.photos.folder import Photo
+from voc12.sample.devkit import RECORD_NAME as SYNTHETIC_RECORD
 
 NO_LIST = "none"
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from misc.arguments import HelpFormatter, positive_float
 from misc.config import pairs_to_overrides
 from misc.entry import run_entry
 from misc.errors import UserError
 from misc.files import expand_user
-from misc.option_types import HelpFormatter, positive_float
 from wsol.config import Config, load
 from wsol.published_flags import overrides_of, unused_flags
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from misc.arguments import LARGEST_SEED
 from misc.config import bounded, load_config, positive, tree_of
 from misc.errors import UserError
-from misc.option_types import LARGEST_SEED
 
 CamSource = Literal["transformer", "cnn", "mean"]
 Dataset = Literal["CUB", "FOLDER", "SYNTHETIC"]

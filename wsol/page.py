@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from misc import thumbnails
 from misc.config import flatten
 from misc.distributed import all_gather, is_main_process
 from misc.errors import UserError
-from misc.page import (
+from misc.page import thumbnails
+from misc.page.document import (
     Chart,
     Column,
     Facts,

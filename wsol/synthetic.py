@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from misc.errors import UserError
-from voc12.synthetic import JPEG_QUALITY, build_folder
-from voc12.synthetic_scenes import AreaRange, SizeRange, paint_scene
+from voc12.sample.devkit import JPEG_QUALITY, build_folder
+from voc12.sample.scenes import AreaRange, SizeRange, paint_scene
 from wsol.cub import (
     BOXES_FILE,
     CLASSES_FILE,

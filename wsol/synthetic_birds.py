@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from voc12.synthetic_shapes import (
+from voc12.sample.shapes import (
     Array,
     Part,
     Rng,

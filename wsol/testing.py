@@ -9,10 +9,10 @@ import numpy as np
 from misc.checkpoint import load_checkpoint
 from misc.config import flatten
 from misc.distributed import is_main_process, join_processes, select_device
-from misc.evaluation import percent, show
 from misc.files import sha256_file, write_json
 from misc.progress import log
 from misc.seed import run_facts, seed_everything
+from misc.tables import percent, show
 from wsol import page
 from wsol.box_accuracy import IOU_THRESHOLDS, MaxBoxAccuracy, MaxBoxResult
 from wsol.config import Config, paths_of

@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from misc.resources import peak_memory, reset_peak_memory
+from misc.distributed import peak_memory, reset_peak_memory
 from net.deit_cam import build_deit_cam
 
 ALL_TILES = 10**6

@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from golden import fill  # noqa: E402
 
-from misc.crf import DenseCrf  # noqa: E402
+from net.crf import DenseCrf  # noqa: E402
 
 REPEATS = 3
 

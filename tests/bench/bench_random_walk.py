@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from affinity_reference import dense_walk, gathered_affinity  # noqa: E402
 
-from misc.affinity import pair_affinity, path_index, random_walk  # noqa: E402
+from net.affinity import pair_affinity, path_index, random_walk  # noqa: E402
 
 VOC_MAP = (2, 94, 125)
 TRAINING_RADIUS = 10

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from misc.maps_io import CamMaps, load_cam, read_label
 from misc.metrics import ConfusionMatrix, ThresholdConfusion
-from misc.pseudo_labels import propagate_to_label, strongest_labels
+from net.pseudo_labels import propagate_to_label, strongest_labels
 from voc12.devkit import Devkit
 from voc12.labels import VOC_CLASSES
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from misc.arguments import positive_int
 from misc.files import expand_user
-from misc.option_types import positive_int
 from wsol.command_line import add_weights, build_parser, run_tool, tell_notes
 from wsol.config import Config
 

@@ -1,0 +1,1 @@
+"""File formats of other programs: pickles read as data, masks as polygons and run lengths."""

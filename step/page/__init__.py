@@ -1,0 +1,1 @@
+"""What report.html shows of a run."""

@@ -1,0 +1,3 @@
+"""COCO 2014 in the layout of the devkit."""
+
+SPLITS = ("train2014", "val2014")

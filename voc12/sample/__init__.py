@@ -1,0 +1,1 @@
+"""The built-in sample: a painter of small scenes in the layout of the devkit."""
