@@ -5,15 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from misc.outputs import check_removal, prepare_output, remove_file, remove_outputs
 from misc.progress import log
-from misc.provenance import (
-    Record,
-    check_removal,
-    prepare_output,
-    read_record,
-    remove_file,
-    remove_outputs,
-)
+from misc.provenance import Record, read_record
 from step import lineage
 from voc12.source import open_source
 

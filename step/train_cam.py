@@ -15,8 +15,9 @@ from misc.checkpoint import save_checkpoint
 from misc.distributed import select_device
 from misc.errors import UserError
 from misc.files import remove_leftovers
+from misc.outputs import keep_file
 from misc.progress import log, progress
-from misc.provenance import keep_file, read_record, seal_record, write_record
+from misc.provenance import read_record, seal_record, write_record
 from misc.schedule import PolyAdamW, PolySGD
 from misc.seed import seed_everything
 from misc.training import Training, autocast, eval_loader, fit_batch, to_device

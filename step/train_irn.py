@@ -21,8 +21,9 @@ from misc.checkpoint import (
 from misc.distributed import select_device
 from misc.errors import UserError
 from misc.files import remove_leftovers
+from misc.outputs import keep_file
 from misc.progress import log, progress
-from misc.provenance import keep_file, seal_record, write_record
+from misc.provenance import seal_record, write_record
 from misc.schedule import PolySGD
 from misc.seed import seed_everything
 from misc.training import Training, autocast, eval_loader, fit_batch
