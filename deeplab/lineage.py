@@ -241,12 +241,12 @@ def _first_weights(config: Config) -> dict[str, str]:
     if init == NO_INIT:
         return {"first_weights": NO_INIT}
     if init == IMAGENET:
-        which = "published" if weights is None else _file_hash("MODEL.INIT_WEIGHTS", weights)
+        which = "published" if weights is None else _weights_hash("MODEL.INIT_WEIGHTS", weights)
         return {"first_weights": f"{IMAGENET} {which}"}
-    return {"first_weights": _file_hash("MODEL.INIT_MODEL", Path(init))}
+    return {"first_weights": _weights_hash("MODEL.INIT_MODEL", Path(init))}
 
 
-def _file_hash(key: str, path: Path) -> str:
+def _weights_hash(key: str, path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{key} is {path}, which does not exist; name the file with the weights.")
     return sha256_file(path)
