@@ -1,7 +1,8 @@
 """Configuration of DeepLab: the published keys, a few of ours, and where a run keeps its files.
 
-`affects` names the records, see `deeplab.lineage`, that a key is part of; what it names by content
-or where a run writes is part of none. Image lists, pictures and labels count by what is in them.
+`affects` names the records, see `deeplab.lineage`, that a key is part of. Where a run writes, how
+often and with how many processes is part of none, and lists, pictures, labels and first weights
+count by their content instead of their names.
 
 Nothing here imports torch, so that the command line answers at once.
 """
@@ -43,12 +44,10 @@ _UNUSED = ("MODEL.SAVE_DIR", "MODEL.RESULT_DIR", "SOLVER.LOG_DIR")
 class Experiment:
     """EXP: what the run is called and where it writes."""
 
-    ID: str = setting(
-        "voc12_resnet_v2", affects=_NONE
-    )  # folder name of this experiment below OUTPUT_DIR
-    OUTPUT_DIR: Path = setting(
-        Path("data"), affects=_NONE
-    )  # models, features, scores and logs go here
+    # folder name of this experiment below OUTPUT_DIR
+    ID: str = setting("voc12_resnet_v2", affects=_NONE)
+    # models, features, scores and logs go here
+    OUTPUT_DIR: Path = setting(Path("data"), affects=_NONE)
     SEED: int = bounded(0, 0, LARGEST_SEED, affects=_TRAINING)  # of every random choice (ours)
 
 
@@ -66,9 +65,8 @@ class Dataset:
     """DATASET: pictures, labels and classes."""
 
     NAME: Literal["vocaug"] = "vocaug"  # the layout of PASCAL VOC, own data included
-    ROOT: Path | None = setting(
-        None, affects=_NONE
-    )  # devkit folder with JPEGImages, such as VOCdevkit/VOC2012
+    # devkit folder with JPEGImages, such as VOCdevkit/VOC2012
+    ROOT: Path | None = setting(None, affects=_NONE)
     # pseudo masks; null: ROOT/pseudo_seg_labels (ours)
     TRAIN_LABELS: Path | None = setting(None, affects=_NONE)
     # class names, lines of `index name`; null: PASCAL VOC's
@@ -161,9 +159,8 @@ class Solver:
     OPTIMIZER: Literal["sgd"] = "sgd"
     POLY_POWER: float = positive(0.9)  # rate = LR * (1 - step / ITER_MAX) ** POLY_POWER
     WEIGHT_DECAY: float = bounded(5e-4, 0)  # none on the ASPP biases
-    AVERAGE_LOSS: int = bounded(
-        20, 1, affects=_NONE
-    )  # steps over which the logged loss is averaged
+    # steps over which the logged loss is averaged
+    AVERAGE_LOSS: int = bounded(20, 1, affects=_NONE)
     PRECISION: Literal["float32", "bfloat16"] = "float32"  # bfloat16 by autocast (ours)
 
 
