@@ -8,15 +8,16 @@ A field's annotation is its type, its default the default value, and its metadat
 
     @dataclass(frozen=True)
     class Config:
-        SOLVER: Solver = field(default_factory=Solver)
+        SOLVER: Solver = group(Solver)
 
     config = load_config(Config, Path("configs/a.yaml"), ["SOLVER.LR=1e-3"])
     config.SOLVER.LR
 
 Types: int, float, bool, str, Path, Literal, `tuple[X, ...]`, `dict[str, Any]` (free content),
 dataclasses, and unions of these, of which the first that fits counts; with `X | None` the words
-none and null are None. Metadata: `min`, `max` (both inclusive) and `positive` (above 0), set by
-`bounded` and `positive`.
+none and null are None. Metadata: `min`, `max` (both inclusive), `positive` (above 0), and
+`affects`, the names of the records (see `misc.provenance`) that the value is part of. A field that
+says `affects` nowhere is part of all: what is forgotten makes outputs stale, never silently fresh.
 
 Nothing here imports torch.
 """
@@ -40,15 +41,49 @@ CONFIG_FOLDER = "configs"
 _COMMAND_LINE = "command line"
 
 
-def bounded(default: Any, least: float, most: float | None = None) -> Any:
-    """A schema field whose value, or each of whose values, lies in `least`..`most`, inclusive."""
+def setting(default: Any, *, affects: tuple[str, ...] | None = None, **metadata: Any) -> Any:
+    """A schema field.
+
+    Args:
+        default: its value where none is given; MISSING when one has to be. Lists and dictionaries
+            are copied for every configuration.
+        affects: names of the records that the value is part of, `()` for none; None for all of
+            them, or what the group says that the field is in.
+        metadata: more about the field, for who reads the schema.
+    """
+    known = _metadata(affects, metadata)
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: copy.deepcopy(default), metadata=known)
+    return field(default=default, metadata=known)
+
+
+def bounded(
+    default: Any,
+    least: float,
+    most: float | None = None,
+    *,
+    affects: tuple[str, ...] | None = None,
+    **metadata: Any,
+) -> Any:
+    """A setting whose value, or each of whose values, lies in `least`..`most`, inclusive."""
     bounds = {"min": least} if most is None else {"min": least, "max": most}
-    return field(default=default, metadata=bounds)
+    return setting(default, affects=affects, **bounds, **metadata)
 
 
-def positive(default: Any) -> Any:
-    """A schema field whose value, or each of whose values, is above 0."""
-    return field(default=default, metadata={"positive": True})
+def positive(default: Any, *, affects: tuple[str, ...] | None = None, **metadata: Any) -> Any:
+    """A setting whose value, or each of whose values, is above 0."""
+    return setting(default, affects=affects, positive=True, **metadata)
+
+
+def group(schema: type, *, affects: tuple[str, ...] | None = None, **metadata: Any) -> Any:
+    """A field that holds a dataclass of settings; `affects` counts where those say nothing."""
+    return field(default_factory=schema, metadata=_metadata(affects, metadata))
+
+
+def _metadata(affects: tuple[str, ...] | None, more: dict[str, Any]) -> dict[str, Any]:
+    if not (affects is None or isinstance(affects, tuple)):
+        raise TypeError(f"affects is {affects!r}; it must be a tuple of names of records")
+    return more if affects is None else {**more, "affects": affects}
 
 
 def load_config(
@@ -115,25 +150,53 @@ def pairs_to_overrides(tokens: Sequence[str]) -> list[str]:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Plain JSON values of a configuration by dotted key, for records and logs."""
-    flat: dict[str, Any] = {}
+    """Plain JSON values of a configuration by dotted key, for logs."""
+    return {key: plain(value) for key, value, _ in _values(config)}
+
+
+def identifying(config: Any, record: str) -> dict[str, Any]:
+    """Plain JSON values, by dotted key, of the fields that are part of a record.
+
+    Args:
+        config: an instance of a schema, however it was made.
+        record: name of the record, as `affects` has it.
+    """
+    values = _values(config)
+    return {k: plain(v) for k, v, affects in values if affects is None or record in affects}
+
+
+def _values(
+    config: Any, prefix: str = "", affects: tuple[str, ...] | None = None
+) -> Iterator[tuple[str, Any, tuple[str, ...] | None]]:
+    """Dotted key, value and `affects` of every field, which groups may hand down."""
     for item in fields(config):
-        value = getattr(config, item.name)
+        key, value = prefix + item.name, getattr(config, item.name)
+        known = item.metadata.get("affects", affects)
         if is_dataclass(value):
-            flat |= {f"{item.name}.{key}": nested for key, nested in flatten(value).items()}
+            yield from _values(value, f"{key}.", known)
         else:
-            flat[item.name] = _plain(value)
-    return flat
+            yield key, value, known
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it: paths as text, tuples and sets as lists, numpy's as Python's.
+
+    Raises:
+        TypeError: JSON has nothing for it.
+    """
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(plain, value))
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value
+        return {str(key): plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 # ------------------------------------------------------------------------------------ the schema
@@ -296,7 +359,7 @@ def _checked(leaf: _Leaf, raw: Any, place: Place) -> Any:
         raise UserError(f"{place.name}: {leaf.key} is {error}") from None
     problem = range_problem(value, leaf.metadata)
     if problem is not None:
-        raise UserError(f"{place.name}: {leaf.key} is {_plain(value)}; it must be {problem}.")
+        raise UserError(f"{place.name}: {leaf.key} is {plain(value)}; it must be {problem}.")
     return value
 
 

@@ -3,13 +3,25 @@
 # ruff: noqa: SIM300 - keys in capitals are no constants
 
 import json
-from dataclasses import FrozenInstanceError, dataclass, field
+import re
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
-from misc.config import flatten, load_config, pairs_to_overrides
+from misc.config import (
+    bounded,
+    flatten,
+    group,
+    identifying,
+    load_config,
+    pairs_to_overrides,
+    plain,
+    positive,
+    setting,
+)
 from misc.errors import UserError
 
 
@@ -151,6 +163,109 @@ def test_flat_values_are_json(tmp_path: Path) -> None:
     assert flat["MODEL.FOLDER"] == str(tmp_path / "data")
     assert flat["MODEL.ARGS"] == {"depth": 4}
     assert flat["MODEL.WEIGHTS"] is None
+
+
+# --------------------------------------------------------------------------------------- records
+
+
+@dataclass(frozen=True)
+class Network:
+    name: str = setting("cnn")  # says nothing, nor does its group
+    rates: tuple[int, ...] = bounded((6, 12), 1, affects=("train",))
+    extra: dict[str, Any] = setting({"depth": 4}, affects=("train", "test"), help="for timm")
+
+
+@dataclass(frozen=True)
+class Shown:
+    folder: Path = setting(Path("out"))
+    every: int = positive(5, affects=("test",), help="pictures")
+    forced: bool = setting(False, affects=())
+
+
+@dataclass(frozen=True)
+class Options:
+    network: Network = group(Network)
+    shown: Shown = group(Shown, affects=())
+    copies: Shown = group(Shown, affects=("copy",))
+    seed: int = bounded(0, 0)
+    plain_field: float = 0.5
+
+
+FORGOTTEN = {"network.name": "cnn", "seed": 0, "plain_field": 0.5}
+"""What says `affects` nowhere."""
+
+
+@pytest.mark.parametrize(
+    ("record", "more"),
+    [
+        ("train", {"network.rates": [6, 12], "network.extra": {"depth": 4}}),
+        ("test", {"network.extra": {"depth": 4}, "shown.every": 5, "copies.every": 5}),
+        ("copy", {"copies.folder": "out"}),
+        ("another", {}),
+        ("tra", {}),  # names are compared as a whole
+    ],
+)
+def test_a_record_has_what_affects_it_and_what_says_nothing(record: str, more: dict) -> None:
+    found = identifying(Options(), record)
+    assert found == FORGOTTEN | more
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_records_take_the_values_that_are_set(tmp_path: Path) -> None:
+    made = Options(Network(rates=(1,), extra={"at": Path("a")}), seed=3)
+    assert identifying(made, "train") == {
+        "network.name": "cnn",
+        "network.rates": [1],
+        "network.extra": {"at": "a"},
+        "seed": 3,
+        "plain_field": 0.5,
+    }
+    (tmp_path / "a.yaml").write_text("network: {rates: [3]}")
+    read = load_config(Options, tmp_path / "a.yaml", ["seed=2", "network.extra.width=1"])
+    assert read.network == Network(rates=(3,), extra={"depth": 4, "width": 1})
+    assert identifying(read, "another") == FORGOTTEN | {"seed": 2}
+
+
+def test_makers_bound_and_describe_their_fields(tmp_path: Path) -> None:
+    metadata = {item.name: dict(item.metadata) for item in fields(Network)}
+    assert metadata == {
+        "name": {},
+        "rates": {"min": 1, "affects": ("train",)},
+        "extra": {"affects": ("train", "test"), "help": "for timm"},
+    }
+    assert dict(fields(Shown)[1].metadata) == {
+        "positive": True,
+        "affects": ("test",),
+        "help": "pictures",
+    }
+    path = tmp_path / "a.yaml"
+    for text, message in {
+        "network: {rates: [0]}": "network.rates is [0]; it must be at least 1",
+        "shown: {every: 0}": "shown.every is 0; it must be above 0",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(UserError, match=re.escape(message)):
+            load_config(Options, path)
+
+
+def test_free_dictionaries_are_not_shared() -> None:
+    Network().extra["depth"] = 5
+    assert Network().extra == {"depth": 4}
+
+
+def test_affects_is_a_tuple() -> None:
+    """A bare text would be looked through letter by letter."""
+    with pytest.raises(TypeError, match="affects is 'train'; it must be a tuple"):
+        setting(0, affects="train")
+    with pytest.raises(TypeError, match="affects is 'train'; it must be a tuple"):
+        group(Shown, affects="train")
+
+
+def test_plain_values_are_those_of_json() -> None:
+    value = {1: (Path("a"), {2.5, 1.5}), "b": np.float32(0.5), "c": [np.arange(2), None, True]}
+    assert plain(value) == {"1": ["a", [1.5, 2.5]], "b": 0.5, "c": [[0, 1], None, True]}
+    with pytest.raises(TypeError, match="object has no JSON form"):
+        plain([object()])
 
 
 # ----------------------------------------------------------------------------------------- paths
