@@ -1,16 +1,85 @@
-"""How single option values are parsed: real booleans, numbers with bounds, lists, networks.
+"""Options of the command line: from a schema, or one by one.
+
+A schema is a frozen dataclass of `misc.config`, whose fields become options: the annotation says
+how the text is read, the metadata what is allowed and told:
+
+- `help`, `aliases` (more names), `group` (title of the help group that starts with this field)
+- `min`, `max`, `positive`: bounds of the number, or of each number of a list
+- `choices`, `action`, `metavar`: as argparse has them; `parse` reads the text instead
+- `text`: the default as it would be typed, where that is told rather than the value
+- `exclusive`: any name; of the options that share it only one may be given
 
 The functions are `type=` arguments of argparse: they raise ArgumentTypeError with one sentence.
 """
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-LARGEST_RADIUS = 64  # of affinities; the same as in `net.affinity`
 LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
-LARGEST_SCALE = 16
-LARGEST_EXP_TIMES = 16  # of the random walk: 65536 steps, far beyond where maps are flat
+
+
+def add_options(parser: argparse.ArgumentParser, schema: type) -> None:
+    """Add an option for every field of a schema; its `dest` is the field's name."""
+    place: Any = parser
+    exclusive: dict[str, Any] = {}
+    for item, annotation in _typed_fields(schema):
+        known = item.metadata
+        if "group" in known:
+            place = parser.add_argument_group(known["group"])
+        target, together = place, known.get("exclusive")
+        if together is not None:
+            if together not in exclusive:
+                exclusive[together] = place.add_mutually_exclusive_group()
+            target = exclusive[together]
+        names = (f"--{item.name}", *known.get("aliases", ()))
+        target.add_argument(*names, dest=item.name, **_argument(item, annotation))
+
+
+def value_type(schema: type, name: str) -> Callable[[str], Any]:
+    """How the option of a field reads its text, for another command that takes such values."""
+    (found,) = (pair for pair in _typed_fields(schema) if pair[0].name == name)
+    return _argument(*found)["type"]
+
+
+def _typed_fields(schema: type) -> Iterator[tuple[Field, Any]]:
+    """The fields with their types, of which None is left out."""
+    hints = get_type_hints(schema)
+    for item in fields(schema):
+        annotation = hints[item.name]
+        if get_origin(annotation) in (Union, UnionType):
+            (annotation,) = (one for one in get_args(annotation) if one is not type(None))
+        yield item, annotation
+
+
+def _argument(item: Field, annotation: Any) -> dict[str, Any]:
+    """What `add_argument` is told about a field."""
+    known, default = item.metadata, item.default
+    if default is MISSING:
+        default = item.default_factory()
+    told = {key: known[key] for key in ("help", "choices", "action", "metavar") if key in known}
+    told["default"] = known.get("text", str(default) if isinstance(default, Path) else default)
+    if annotation is bool:
+        return {"action": BooleanAction, **told}
+    if get_origin(annotation) is Literal:
+        return {"choices": get_args(annotation), **told}
+    return told if "action" in told else {"type": _reader(annotation, known), **told}
+
+
+def _reader(annotation: Any, known: Any) -> Callable[[str], Any]:
+    """What reads the text of a value."""
+    if "parse" in known:
+        return known["parse"]
+    bounds = known.get("min"), known.get("max"), known.get("positive", False)
+    if annotation in (int, float):
+        return number(annotation, *bounds)
+    if get_origin(annotation) is tuple:
+        return number_list(number(get_args(annotation)[0], *bounds))
+    return keyword_arguments if get_origin(annotation) is dict else annotation
 
 
 class BooleanAction(argparse.Action):
@@ -46,53 +115,68 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def positive_int(text: str) -> int:
-    """Parse an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
+def number(
+    kind: type, least: float | None = None, most: float | None = None, positive: bool = False
+) -> Callable[[str], Any]:
+    """What reads a finite number.
+
+    Args:
+        kind: int or float.
+        least: the least value.
+        most: the greatest value.
+        positive: whether the value must be above 0.
+    """
+
+    def read(text: str) -> Any:
+        value = kind(text)
+        problem = _problem(value, least, most, positive)
+        if problem is not None:
+            raise argparse.ArgumentTypeError(f"{text if kind is int else f'{value:g}'} {problem}")
+        return value
+
+    read.__name__ = _number_name(kind, least, most, positive)
+    return read
 
 
-def non_negative_int(text: str) -> int:
-    """Parse an integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
-    return value
+def _number_name(kind: type, least: float | None, most: float | None, positive: bool) -> str:
+    """What argparse calls the number where the text is none at all."""
+    if (kind, least, most) == (float, 0, 1):
+        return "fraction"
+    return f"{'positive' if positive or least == 1 else 'non_negative'}_{kind.__name__}"
 
 
-def seed(text: str) -> int:
-    """Parse a seed in 0..2^32 - 1."""
-    return _bounded(text, LARGEST_SEED)
+def _problem(value: float, least: float | None, most: float | None, positive: bool) -> str | None:
+    """What is wrong with a number in words; comparisons with NaN are all false."""
+    if isinstance(value, float) and least is not None and most is not None:
+        return None if least <= value <= most else f"must lie in {least:g}..{most:g}"
+    if positive and not 0 < value < math.inf:
+        return "must be above 0"
+    if least is not None and not least <= value < math.inf:
+        return f"must be at least {least:g}"
+    return f"is above {most}" if most is not None and value > most else None
 
 
-def exp_times(text: str) -> int:
-    """Parse the binary logarithm of the number of steps of a walk, in 0..16."""
-    return _bounded(text, LARGEST_EXP_TIMES)
+positive_int = number(int, 1)
+non_negative_int = number(int, 0)
+fraction = number(float, 0, 1)
+positive_float = number(float, positive=True)
 
 
-def _bounded(text: str, largest: int) -> int:
-    value = non_negative_int(text)
-    if value > largest:
-        raise argparse.ArgumentTypeError(f"{text} is above {largest}")
-    return value
+def number_list(read: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
+    """What reads `1.0,0.5,2.0`, also in parentheses as the published log shows it.
 
+    Args:
+        read: what reads one of the numbers.
+    """
 
-def fraction(text: str) -> float:
-    """Parse a number in 0..1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} must lie in 0..1")
-    return value
+    def read_list(text: str) -> tuple[float, ...]:
+        numbers = tuple(read(part) for part in text.strip("()").split(",") if part)
+        if not numbers:
+            raise argparse.ArgumentTypeError("give at least one number")
+        return numbers
 
-
-def radius(text: str) -> int:
-    """Parse a radius of affinities in 1..64."""
-    value = positive_int(text)
-    if value > LARGEST_RADIUS:
-        raise argparse.ArgumentTypeError(f"{text} is above {LARGEST_RADIUS}")
-    return value
+    read_list.__name__ = "number_list"
+    return read_list
 
 
 # What published modules build where their names do not tell, and the option of IRNet's scripts in
@@ -120,38 +204,6 @@ class NetworkAction(argparse.Action):
         if option_string != _IRN_OPTION:
             name = _PUBLISHED_MODULES.get(values, name)
         setattr(namespace, self.dest, name)
-
-
-def non_negative_float(text: str) -> float:
-    """Parse a number of at least 0."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """Parse a number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be above 0")
-    return value
-
-
-def number_list(text: str) -> tuple[float, ...]:
-    """Parse `1.0,0.5,2.0`, also in parentheses as the published log shows it."""
-    numbers = tuple(positive_float(part) for part in text.strip("()").split(",") if part)
-    if not numbers:
-        raise argparse.ArgumentTypeError("give at least one number")
-    return numbers
-
-
-def scale_list(text: str) -> tuple[float, ...]:
-    """Parse `1.0,0.5,2.0`, factors of at most 16: pictures of VOC are 8000 pixels wide then."""
-    factors = number_list(text)
-    if max(factors) > LARGEST_SCALE:
-        raise argparse.ArgumentTypeError(f"{max(factors):g} is above {LARGEST_SCALE}")
-    return factors
 
 
 def keyword_arguments(text: str) -> dict[str, Any]:

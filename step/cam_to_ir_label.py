@@ -4,7 +4,6 @@ Reads pictures of `--train_list` and `result/cam`; writes `result/ir_label/ID.pn
 labels, 0 for background and 255 where neither is certain.
 """
 
-import argparse
 from functools import partial
 from typing import Any
 
@@ -15,27 +14,27 @@ from misc.progress import log
 from net.pseudo_labels import write_ir_label
 from step import lineage
 from step.plan import prepare_outputs
-from voc12.source import open_source
+from step.run import Run
 
 STEP = "cam_to_ir_label"
 SUFFIX = ".png"
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Write the IR labels of every picture of the training list."""
-    source = open_source(args)
-    ids = source.id_list(args.train_list).ids
-    lineage.require_input(args.cam_out_dir, lineage.cams, args)
-    lineage.require_ids(args.cam_out_dir, ".npz", ids, "make_cam")
-    prepare_outputs(args, STEP)
+    options, source = run.options, run.source
+    ids = source.id_list(options.train_list).ids
+    lineage.require_input(options.cam_out_dir, lineage.cams, run)
+    lineage.require_ids(options.cam_out_dir, ".npz", ids, "make_cam")
+    prepare_outputs(run, STEP)
     work = [
-        (source.devkit.image_path(i), args.cam_out_dir / f"{i}.npz", path)
+        (source.devkit.image_path(i), options.cam_out_dir / f"{i}.npz", path)
         for i in shard(ids)
         if not up_to_date(
-            path := args.ir_label_out_dir / f"{i}{SUFFIX}", args.cam_out_dir / f"{i}.npz"
+            path := options.ir_label_out_dir / f"{i}{SUFFIX}", options.cam_out_dir / f"{i}.npz"
         )
     ]
     log(f"cam_to_ir_label: {len(work)} of {len(ids)} pictures")
-    label = partial(write_ir_label, fg_thres=args.conf_fg_thres, bg_thres=args.conf_bg_thres)
-    map_pictures(label, work, args.num_workers, "cam_to_ir_label")
+    label = partial(write_ir_label, fg_thres=options.conf_fg_thres, bg_thres=options.conf_bg_thres)
+    map_pictures(label, work, options.num_workers, "cam_to_ir_label")
     return {"pictures": len(ids), "made": len(work)}

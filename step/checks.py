@@ -3,7 +3,6 @@
 Looked at before anything is computed or removed; all problems are told at once.
 """
 
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from misc.errors import UserError
 from misc.progress import log
 from net.crf import require_densecrf
 from step import make_cam, make_sem_seg_labels, train_cam, train_irn
-from step.consistency import CAM_BACKBONE
-from step.option_groups import DEFAULT_EVAL_LIST
+from step.options import CAM_BACKBONE
 from step.plan import outputs_of, overwrite_problems
+from step.run import Run
 from step.scoring import SCORING_STEPS, Scored, find_scored, nothing_to_score
 from voc12.devkit import (
     ANNOTATION_FOLDER,
@@ -26,7 +25,7 @@ from voc12.devkit import (
     OBJECT_MASK_FOLDER,
 )
 from voc12.preflight import find_problems, require_no_problems
-from voc12.source import NO_LIST, open_source
+from voc12.source import NO_LIST
 
 _TRAIN_LIST_STEPS = {"train_cam", "make_cam", "cam_to_ir_label", "train_irn"}
 INFER_LIST_STEPS = {"make_cam", "train_irn", "make_ins_seg_labels", "make_sem_seg_labels"}
@@ -45,36 +44,18 @@ _DATA_FOLDERS = [
 ]
 
 
-def settle_eval_list(args: Namespace) -> None:
-    """Score the inference list where the data set has no list of the default name, `train`.
-
-    That is so for own data. A list that somebody named and that is not there is a problem instead.
-    """
-    source = open_source(args)
-    if args.eval_list != DEFAULT_EVAL_LIST or Path(args.eval_list).is_file():
-        return
-    try:
-        source.id_list(args.eval_list)
-    except UserError:
-        log(
-            f"there is no list {args.eval_list} (--eval_list): of --infer_list {args.infer_list} "
-            "is scored what has masks."
-        )
-        args.eval_list = args.infer_list
-
-
-def require_root(args: Namespace) -> None:
+def require_root(run: Run) -> None:
     """Stop when there are no pictures at all, with a hint where they may be.
 
     Raises:
         UserError: `--voc12_root` or its JPEGImages does not exist.
     """
-    source = open_source(args)
+    source = run.source
     if not (source.devkit.root / IMAGE_FOLDER).is_dir():
         require_no_problems(find_problems(source.devkit, source.classes, ("any",)))
 
 
-def check(args: Namespace, steps: tuple[str, ...]) -> tuple[str, ...]:
+def check(run: Run, steps: tuple[str, ...]) -> tuple[str, ...]:
     """Check everything that the steps need.
 
     Returns:
@@ -84,23 +65,22 @@ def check(args: Namespace, steps: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         UserError: lists every problem.
     """
-    require_root(args)
-    settle_eval_list(args)
-    problems = _outputs_in_the_data(args, steps)
-    lists = _Lists(args, set(steps), problems)
-    scored, steps = _scorable_steps(args, steps, lists, problems)
-    problems += _data_problems(args, set(steps), lists, scored)
-    problems += _missing_weights(args, steps) + readiness_problems(args, steps)
-    if args.overwrite and not problems:
-        problems += overwrite_problems(args, steps)
+    require_root(run)
+    problems = _outputs_in_the_data(run, steps)
+    lists = _Lists(run, set(steps), problems)
+    scored, steps = _scorable_steps(run, steps, lists, problems)
+    problems += _data_problems(run, set(steps), lists, scored)
+    problems += _missing_weights(run, steps) + readiness_problems(run, steps)
+    if run.options.overwrite and not problems:
+        problems += overwrite_problems(run, steps)
     require_no_problems(problems)
     return steps
 
 
-def _outputs_in_the_data(args: Namespace, steps: tuple[str, ...]) -> list[str]:
+def _outputs_in_the_data(run: Run, steps: tuple[str, ...]) -> list[str]:
     """Outputs that would lie among the pictures, annotations or masks of the data set."""
-    root = open_source(args).devkit.root.resolve()
-    places = {output.option: output.path.resolve() for s in steps for output in outputs_of(args, s)}
+    root = run.source.devkit.root.resolve()
+    places = {output.option: output.path.resolve() for s in steps for output in outputs_of(run, s)}
     return [
         f"output among the data: {option} {path} lies in a folder of the data set; choose another"
         for option, path in places.items()
@@ -111,21 +91,21 @@ def _outputs_in_the_data(args: Namespace, steps: tuple[str, ...]) -> list[str]:
 class _Lists:
     """The ids of the lists that the steps read; a list that nothing reads is empty."""
 
-    def __init__(self, args: Namespace, steps: set[str], problems: list[str]) -> None:
-        self._args, self._problems = args, problems
-        validated = "train_cam" in steps and args.val_list != NO_LIST
-        self.train = self._ids(args.train_list, bool(steps & _TRAIN_LIST_STEPS))
-        self.val = self._ids(args.val_list, validated)
-        self.infer = self._ids(args.infer_list, bool(steps & INFER_LIST_STEPS))
+    def __init__(self, run: Run, steps: set[str], problems: list[str]) -> None:
+        self._run, self._problems = run, problems
+        validated = "train_cam" in steps and run.options.val_list != NO_LIST
+        self.train = self._ids(run.options.train_list, bool(steps & _TRAIN_LIST_STEPS))
+        self.val = self._ids(run.options.val_list, validated)
+        self.infer = self._ids(run.options.infer_list, bool(steps & INFER_LIST_STEPS))
 
     def _ids(self, name: str, needed: bool) -> tuple[str, ...]:
         if not needed:
             return ()
         try:
-            found = open_source(self._args).id_list(name).ids
+            found = self._run.source.id_list(name).ids
         except UserError as error:
             text = f"unusable list: {error}"
-            if name == self._args.val_list != self._args.train_list:
+            if name == self._run.options.val_list != self._run.options.train_list:
                 text = f"{text.rstrip('.')}; or go without validation: --val_list {NO_LIST}."
             self._problems += [text] if text not in self._problems else []
             return ()
@@ -135,12 +115,12 @@ class _Lists:
 
 
 def _scorable_steps(
-    args: Namespace, steps: tuple[str, ...], lists: _Lists, problems: list[str]
+    run: Run, steps: tuple[str, ...], lists: _Lists, problems: list[str]
 ) -> tuple[dict[str, Scored], tuple[str, ...]]:
     """What each scoring step will score, and the steps without those that would score nothing."""
     scored: dict[str, Scored] = {}
-    devkit = open_source(args).devkit
-    if args.steps is None and not devkit.has_masks():
+    devkit = run.source.devkit
+    if run.options.steps is None and not devkit.has_masks():
         dropped = [step for step in steps if step in SCORING_STEPS]
         steps = tuple(step for step in steps if step not in dropped)
         if dropped:
@@ -151,26 +131,26 @@ def _scorable_steps(
         maker = SCORING_STEPS[step].maker
         ids = (*lists.train, *lists.infer) if maker == "make_cam" else lists.infer
         try:
-            found = find_scored(args, step, ids if maker in steps else ())
+            found = find_scored(run, step, ids if maker in steps else ())
         except UserError as error:
             text = f"unusable list: {error}"
             problems += [text] if text not in problems else []
             continue
         if found is not None:
             scored[step] = found
-        elif args.steps is not None:
-            problems.append(f"nothing to score: {nothing_to_score(args, step)}")
+        elif run.options.steps is not None:
+            problems.append(f"nothing to score: {nothing_to_score(run, step)}")
         else:
             steps = tuple(name for name in steps if name != step)
-            log(f"left out: {nothing_to_score(args, step)}")
+            log(f"left out: {nothing_to_score(run, step)}")
     return scored, steps
 
 
 def _data_problems(
-    args: Namespace, steps: set[str], lists: _Lists, scored: dict[str, Scored]
+    run: Run, steps: set[str], lists: _Lists, scored: dict[str, Scored]
 ) -> list[str]:
     """What is wrong with pictures, image labels and masks."""
-    source = open_source(args)
+    source = run.source
     labelled = {
         "train_cam": (*lists.train, *lists.val),
         "make_cam": (*lists.train, *lists.infer),
@@ -188,11 +168,11 @@ def _data_problems(
     )
 
 
-def _missing_weights(args: Namespace, steps: tuple[str, ...]) -> list[str]:
+def _missing_weights(run: Run, steps: tuple[str, ...]) -> list[str]:
     """Local weight files that steps of this run will read, maybe hours later."""
     named = {"train_cam": ("cnn_weights", "vit_weights"), "train_irn": ("irn_backbone_weights",)}
     options = [option for step, options in named.items() if step in steps for option in options]
-    paths = {option: getattr(args, option) for option in options}
+    paths = {option: getattr(run.options, option) for option in options}
     return [
         f"missing weights: --{option} {path} does not exist"
         for option, path in paths.items()
@@ -200,7 +180,7 @@ def _missing_weights(args: Namespace, steps: tuple[str, ...]) -> list[str]:
     ]
 
 
-def readiness_problems(args: Namespace, steps: tuple[str, ...]) -> list[str]:
+def readiness_problems(run: Run, steps: tuple[str, ...]) -> list[str]:
     """Try everything that steps of this run build, load or import later.
 
     Training whose weights are there already will keep them and needs nothing; what reads them does.
@@ -211,7 +191,7 @@ def readiness_problems(args: Namespace, steps: tuple[str, ...]) -> list[str]:
     """
     return [
         f"unusable {what}: {error}"
-        for what, attempt in _attempts(args, steps)
+        for what, attempt in _attempts(run, steps)
         if (error := _failure(attempt)) is not None
     ]
 
@@ -224,25 +204,23 @@ def _failure(attempt: Callable[[], object]) -> UserError | None:
     return None
 
 
-def _attempts(
-    args: Namespace, steps: tuple[str, ...]
-) -> Iterator[tuple[str, Callable[[], object]]]:
+def _attempts(run: Run, steps: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], object]]]:
     """What is tried, in words and as a function."""
-    trained = {step for step in _TRAINING_STEPS if step in steps and _trains(args, step)}
+    trained = {step for step in _TRAINING_STEPS if step in steps and _trains(run, step)}
     if "train_cam" in trained:
-        yield "CNN branch", lambda: train_cam.build_cnn(args)
-        yield "transformer branch", lambda: train_cam.build_deit(args)
+        yield "CNN branch", lambda: train_cam.build_cnn(run)
+        yield "transformer branch", lambda: train_cam.build_deit(run)
     elif "make_cam" in steps:
-        yield "weights", lambda: make_cam.load_branches(args, _CPU)
+        yield "weights", lambda: make_cam.load_branches(run, _CPU)
     if "cam_to_ir_label" in steps:
         yield "dense CRF", require_densecrf
     if "train_irn" in trained:
-        later = args.irn_backbone_weights == CAM_BACKBONE  # those are still to be trained
-        yield "IRNet", lambda: train_irn.build_model(args, trained=later)
+        later = run.options.irn_backbone_weights == CAM_BACKBONE  # those are still to be trained
+        yield "IRNet", lambda: train_irn.build_model(run, trained=later)
     elif {"make_ins_seg_labels", "make_sem_seg_labels"}.intersection(steps):
-        yield "weights", lambda: make_sem_seg_labels.load_network(args, _CPU)
+        yield "weights", lambda: make_sem_seg_labels.load_network(run, _CPU)
 
 
-def _trains(args: Namespace, step: str) -> bool:
+def _trains(run: Run, step: str) -> bool:
     """Whether a training step will not just keep the weights that are there."""
-    return args.overwrite or not all(out.path.is_file() for out in outputs_of(args, step))
+    return run.options.overwrite or not all(out.path.is_file() for out in outputs_of(run, step))

@@ -22,15 +22,15 @@ from misc.metrics import SegmentationScores, ThresholdConfusion, fitting
 from misc.progress import log, progress
 from misc.tables import percent, show
 from step import lineage
+from step.run import Run, finished_run
 from step.scoring import Scored, output_path, report_segmentation, scored_pictures
-from voc12.devkit import Devkit
-from voc12.labels import load_classes
+from voc12.source import open_source
 
 STEP = "eval_cam"
 SWEEP_THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40)
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Score the CAMs at one background score.
 
     Returns:
@@ -39,24 +39,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: no picture has a CAM and a mask, or the two do not fit.
     """
-    lineage.require_input(args.cam_out_dir, lineage.cams, args)
-    scored = scored_pictures(args, STEP)
-    scores = score_cams(args, scored, [args.cam_eval_thres])[0]
-    title = f"seed at background score {args.cam_eval_thres}"
-    result = report_segmentation(title, scores, args.class_names, scored)
-    return {**result, "threshold": args.cam_eval_thres}
+    options = run.options
+    lineage.require_input(options.cam_out_dir, lineage.cams, run)
+    scored = scored_pictures(run, STEP)
+    scores = score_cams(run, scored, [options.cam_eval_thres])[0]
+    title = f"seed at background score {options.cam_eval_thres}"
+    result = report_segmentation(title, scores, run.class_names, scored)
+    return {**result, "threshold": options.cam_eval_thres}
 
 
-def score_cams(
-    args: argparse.Namespace, scored: Scored, thresholds: Sequence[float]
-) -> list[SegmentationScores]:
+def score_cams(run: Run, scored: Scored, thresholds: Sequence[float]) -> list[SegmentationScores]:
     """Scores at each background score, in rising order, reading every CAM once."""
     devkit, confusion = (
-        Devkit(args.voc12_root),
-        ThresholdConfusion(args.num_classes + 1, thresholds),
+        run.source.devkit,
+        ThresholdConfusion(run.num_classes + 1, thresholds),
     )
     for name in progress(shard(scored.ids), STEP):
-        path = output_path(args, STEP, name)
+        path = output_path(run, STEP, name)
         count_seed(confusion, load_cam(path), read_label(devkit.mask_path(name)), path)
     matrices = confusion.matrices()
     for matrix in matrices:
@@ -99,13 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sweep(args: argparse.Namespace) -> None:
     """Print the seed mIoU at each of `args.thresholds`, with the list that was scored."""
-    args.cache_dir = args.cls_labels = None
-    args.infer_list = args.eval_list
-    args.num_classes = len(load_classes(args.classes))
-    scored = scored_pictures(args, STEP)
+    lists = {"eval_list": args.eval_list, "infer_list": args.eval_list}
+    source = open_source(args.voc12_root, args.classes)
+    run = finished_run(source, cam_out_dir=args.cam_out_dir, **lists)
+    scored = scored_pictures(run, STEP)
     log(f"seed mIoU on {scored.describe()}")
     thresholds = sorted(set(args.thresholds))
-    scores = score_cams(args, scored, thresholds)
+    scores = score_cams(run, scored, thresholds)
     for threshold, score in zip(thresholds, scores, strict=True):
         log(f"  background score {threshold:.2f}: {show(percent(score.miou))} %")
 

@@ -4,7 +4,6 @@ Reads `result/ins_seg/ID.npz` and, for the pictures of `--eval_list`, the Segmen
 SegmentationClass masks. Writes nothing; returns the average precision at IoU 0.5, VOC style.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,14 @@ from misc.metrics import InstanceAveragePrecision, instances_of, nan_mean
 from misc.progress import log, progress
 from misc.tables import by_class, percent, show
 from step import lineage
+from step.run import Run
 from step.scoring import output_path, scored_pictures
-from voc12.devkit import Devkit
 
 STEP = "eval_ins_seg"
 _IOU_THRESHOLD = 0.5
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Score the instances.
 
     Returns:
@@ -32,15 +31,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: no picture has an instances file and both masks, or they do not fit.
     """
-    lineage.require_input(args.ins_seg_out_dir, lineage.instances, args)
-    scored, devkit = scored_pictures(args, STEP), Devkit(args.voc12_root)
-    metric = InstanceAveragePrecision(args.num_classes, _IOU_THRESHOLD)
+    lineage.require_input(run.options.ins_seg_out_dir, lineage.instances, run)
+    scored, devkit = scored_pictures(run, STEP), run.source.devkit
+    metric = InstanceAveragePrecision(run.num_classes, _IOU_THRESHOLD)
     for name in progress(shard(scored.ids), STEP):
         masks = devkit.object_mask_path(name), devkit.mask_path(name)
-        _add_picture(metric, output_path(args, STEP, name), *masks)
+        _add_picture(metric, output_path(run, STEP, name), *masks)
     metric.reduce()
     ap = metric.compute()
-    result = {"ap50": percent(nan_mean(ap)), "ap": by_class(args.class_names, ap)}
+    result = {"ap50": percent(nan_mean(ap)), "ap": by_class(run.class_names, ap)}
     log(f"instances: AP at IoU {_IOU_THRESHOLD} {show(result['ap50'])} % on {scored.describe()}.")
     return {**result, **scored.facts()}
 

@@ -37,6 +37,7 @@ from step.exchange.cam_sources import (
     require_agreement,
 )
 from step.exchange.seed_maps import MAXIMUM, NORMALISATIONS, Mended, seed_maps
+from step.options import Options
 from voc12.devkit import IMAGE_FOLDER, Devkit
 from voc12.lists import some_of
 from voc12.source import DataSource, open_source
@@ -130,15 +131,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         UserError: the maps or options do not fit, or the target holds something else.
     """
     warnings.showwarning = lambda message, *_: log(f"warning: {message}")
-    _settle(args)
-    source = open_source(args)
-    args.class_names = source.classes
+    args = _settled(args)
+    source = open_source(
+        args.voc12_root, args.classes, args.cls_labels, args.work_dir / Options.cache_dir
+    )
     sources = _find_sources(args, source)
     require_agreement(sources, source.classes, args.background)
     checksums = {
         one.image_id: one.checksum() for one in progress(sources, f"reading {args.source}")
     }
-    _prepare(args, checksums)
+    _prepare(args, source.classes, checksums)
     left = [one for one in sources if not _finished(_target(args.cam_out_dir, one), one, source)]
     settings = Settings(
         source.devkit,
@@ -157,12 +159,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"pictures": len(sources), "made": len(left)}
 
 
-def _settle(args: argparse.Namespace) -> None:
-    """Make paths absolute and refuse folders that cannot be meant."""
-    args.work_dir = args.work_dir.expanduser().resolve()
-    args.cam_out_dir = args.work_dir / args.cam_out_dir.expanduser()
-    args.source = args.source.expanduser().resolve()
-    args.cache_dir = args.work_dir / "sess/cache"
+def _settled(args: argparse.Namespace) -> argparse.Namespace:
+    """The options with absolute paths; refuses folders that cannot be meant."""
+    work_dir = args.work_dir.expanduser().resolve()
+    absolute = {
+        "work_dir": work_dir,
+        "cam_out_dir": work_dir / args.cam_out_dir.expanduser(),
+        "source": args.source.expanduser().resolve(),
+    }
+    args = argparse.Namespace(**{**vars(args), **absolute})
     if not args.source.is_dir():
         raise UserError(f"{args.source} is no folder; name the one with the maps.")
     target = args.cam_out_dir.resolve()
@@ -175,6 +180,7 @@ def _settle(args: argparse.Namespace) -> None:
             f"{args.voc12_root} (--voc12_root) has no folder {IMAGE_FOLDER}; name the folder that "
             "holds it."
         )
+    return args
 
 
 def _find_sources(args: argparse.Namespace, source: DataSource) -> list[PictureSource]:
@@ -210,7 +216,9 @@ def _known_labels(source: DataSource, ids: Sequence[str]) -> Mapping[str, np.nda
         return {}
 
 
-def _prepare(args: argparse.Namespace, checksums: Mapping[str, int]) -> None:
+def _prepare(
+    args: argparse.Namespace, classes: Sequence[str], checksums: Mapping[str, int]
+) -> None:
     """Make the target ready; maps whose files changed since they were imported are removed.
 
     Raises:
@@ -219,7 +227,8 @@ def _prepare(args: argparse.Namespace, checksums: Mapping[str, int]) -> None:
     folder, facts = args.cam_out_dir, _recorded_facts(args.cam_out_dir)
     before = facts.get("sources", {}) if facts.get("folder") == str(args.source) else {}
     kept = {i: crc for i, crc in before.items() if (folder / f"{i}{SUFFIX}").is_file()}
-    expected = lineage.imported_cams(args, _hash({**kept, **checksums}))
+    settings = {name: getattr(args, name) for name in ("background", "normalise", "stretch")}
+    expected = lineage.imported_cams(settings, classes, _hash({**kept, **checksums}))
     new_facts = {"folder": str(args.source), "sources": {**kept, **checksums}}
     if before and _only_the_source_differs(expected, folder) and not args.overwrite:
         changed = [i for i, crc in checksums.items() if kept.get(i, crc) != crc]

@@ -5,62 +5,28 @@ compare. Only arguments that change the result are listed: devices, batch sizes 
 workers and folders are not.
 """
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from misc.config import identifying
 from misc.errors import UserError
 from misc.files import sha256_file
 from misc.progress import log
 from misc.provenance import Record, check_record, read_record
-from step.consistency import CAM_BACKBONE
-from voc12.source import open_source
-
-_NETWORKS = ("vit", "vit_args", "num_passes", "tile_size", "tile_stride")
-_CNN_TRAINING = ("cnn", "cnn_frozen_stages", "fixed_batchnorm")
-_CAM_TRAINING = (
-    *_NETWORKS,
-    *_CNN_TRAINING,
-    "init",
-    "cam_crop_size",
-    "cam_long_side",
-    "cam_batch_size",
-    "cam_num_epoches",
-    "cam_learning_rate",
-    "deit_learning_rate",
-    "deit_optimiser",
-    "cam_weight_decay",
-    "momentum",
-    "cam_lambda",
-    "cam_refine_epoch",
-    "precision",
-    "seed",
-)
-_IRN_TRAINING = (
-    "irn_backbone",
-    "init",
-    "irn_crop_size",
-    "irn_batch_size",
-    "irn_num_epoches",
-    "irn_learning_rate",
-    "irn_weight_decay",
-    "irn_radius",
-    "momentum",
-    "precision",
-    "seed",
-)
-_WALK = ("irn_backbone", "irn_min_input", "beta", "exp_times", "walk_radius", "precision")
-
+from step.options import CAM_BACKBONE, CAM_CNN, CAM_TRANSFORMER, EDGES
+from step.run import Run
 
 IMPORT_STEP = "import_cams"
 _IMPORT_REDO = f"python -m step.{IMPORT_STEP} and --overwrite"
 _MISSING = "(missing)"
 
 
-def _arguments(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in (*names, "class_names")}
+def _arguments(run: Run, *records: str) -> dict[str, Any]:
+    """The options that are part of records, and the class names."""
+    values = {k: v for name in records for k, v in identifying(run.options, name).items()}
+    return {**values, "class_names": run.class_names}
 
 
 def _file_hash(path: Path | str | None) -> str:
@@ -72,20 +38,22 @@ def _file_hash(path: Path | str | None) -> str:
     return sha256_file(path)
 
 
-def _inputs_of(args: argparse.Namespace, *options: str) -> dict[str, str]:
+def _inputs_of(run: Run, *options: str) -> dict[str, str]:
     """How networks want their pictures, which follows from their names and timm's version.
 
     Nothing for ImageNet's mean and standard deviation.
     """
     from net.normalisation import input_statistics
 
-    found = {f"input of {option}": input_statistics(getattr(args, option)) for option in options}
+    found = {
+        f"input of {option}": input_statistics(getattr(run.options, option)) for option in options
+    }
     return {key: text for key, text in found.items() if text is not None}
 
 
-def list_facts(args: argparse.Namespace, *names: str) -> dict[str, dict[str, Any]]:
+def list_facts(run: Run, *names: str) -> dict[str, dict[str, Any]]:
     """Name, hash and number of ids of lists, for a person who reads the record."""
-    source = open_source(args)
+    source = run.source
     lists = {name: source.id_list(name) for name in names}
     return {
         name: {"source": one.source, "sha256": one.sha256, "count": len(one.ids)}
@@ -93,46 +61,46 @@ def list_facts(args: argparse.Namespace, *names: str) -> dict[str, dict[str, Any
     }
 
 
-def cam_training(args: argparse.Namespace) -> Record:
+def cam_training(run: Run) -> Record:
     """Both CAM branches' weights."""
-    source = open_source(args)
+    options, source = run.options, run.source
     return Record(
         "train_cam",
-        _arguments(args, _CAM_TRAINING),
+        _arguments(run, "train_cam"),
         {
-            "train_list": source.id_list(args.train_list).sha256,
-            "train_data": source.fingerprint(source.id_list(args.train_list).ids),
-            "cnn_weights": _file_hash(args.cnn_weights),
-            "vit_weights": _file_hash(args.vit_weights),
-            **_inputs_of(args, "vit", "cnn"),
+            "train_list": source.id_list(options.train_list).sha256,
+            "train_data": source.fingerprint(source.id_list(options.train_list).ids),
+            "cnn_weights": _file_hash(options.cnn_weights),
+            "vit_weights": _file_hash(options.vit_weights),
+            **_inputs_of(run, "vit", "cnn"),
         },
     )
 
 
-def cams(args: argparse.Namespace) -> Record:
+def cams(run: Run) -> Record:
     """Fused CAMs of single pictures."""
-    names = ("cam_scales", "cam_fusion", "precision")
+    records = ["make_cam"]
     inputs = {}
-    if uses_transformer(args):
-        names += _NETWORKS
-        inputs["deit_weights"] = _file_hash(args.deit_weights_name)
-        inputs |= _inputs_of(args, "vit")
-    if uses_cnn(args):
-        names += ("cnn",)
-        inputs["cam_weights"] = _file_hash(args.cam_weights_name)
-        inputs |= _inputs_of(args, "cnn")
-    return Record("make_cam", _arguments(args, names), inputs)
+    if uses_transformer(run):
+        records.append(CAM_TRANSFORMER)
+        inputs["deit_weights"] = _file_hash(run.options.deit_weights_name)
+        inputs |= _inputs_of(run, "vit")
+    if uses_cnn(run):
+        records.append(CAM_CNN)
+        inputs["cam_weights"] = _file_hash(run.options.cam_weights_name)
+        inputs |= _inputs_of(run, "cnn")
+    return Record("make_cam", _arguments(run, *records), inputs)
 
 
-def imported_cams(args: argparse.Namespace, source: str) -> Record:
+def imported_cams(settings: Mapping[str, Any], class_names: Sequence[str], source: str) -> Record:
     """CAMs that another method made.
 
     Args:
-        args: options of `step.import_cams`.
+        settings: what is done with the maps.
+        class_names: foreground classes.
         source: hash of the files that were imported.
     """
-    names = ("background", "normalise", "stretch")
-    return Record(IMPORT_STEP, _arguments(args, names), {"source": source})
+    return Record(IMPORT_STEP, {**settings, "class_names": class_names}, {"source": source})
 
 
 def is_imported(folder: Path) -> bool:
@@ -141,81 +109,78 @@ def is_imported(folder: Path) -> bool:
     return recorded is not None and recorded.step == IMPORT_STEP
 
 
-def uses_cnn(args: argparse.Namespace) -> bool:
+def uses_cnn(run: Run) -> bool:
     """Whether the fusion needs the CNN branch."""
-    return args.cam_fusion != "transformer"
+    return run.options.cam_fusion != "transformer"
 
 
-def uses_transformer(args: argparse.Namespace) -> bool:
+def uses_transformer(run: Run) -> bool:
     """Whether the fusion needs the transformer branch."""
-    return args.cam_fusion != "cnn"
+    return run.options.cam_fusion != "cnn"
 
 
-def ir_labels(args: argparse.Namespace) -> Record:
+def ir_labels(run: Run) -> Record:
     """Labels for IRNet."""
-    arguments = _arguments(args, ("conf_fg_thres", "conf_bg_thres"))
-    return Record("cam_to_ir_label", arguments, {"cam": _input(args.cam_out_dir, cams, args)})
+    arguments = _arguments(run, "cam_to_ir_label")
+    return Record("cam_to_ir_label", arguments, {"cam": _input(run.options.cam_out_dir, cams, run)})
 
 
-def irn_training(args: argparse.Namespace) -> Record:
+def irn_training(run: Run) -> Record:
     """IRNet's weights.
 
     The inference list is left out on purpose: only the mean displacement is taken over it, and
     trained weights serve other lists as well.
     """
-    source = open_source(args)
-    own = args.irn_backbone_weights
-    backbone = args.cam_weights_name if own == CAM_BACKBONE else own
+    options, source = run.options, run.source
+    own = options.irn_backbone_weights
+    backbone = options.cam_weights_name if own == CAM_BACKBONE else own
     return Record(
         "train_irn",
-        _arguments(args, _IRN_TRAINING),
+        _arguments(run, "train_irn"),
         {
-            "train_list": source.id_list(args.train_list).sha256,
-            "train_data": source.fingerprint(source.id_list(args.train_list).ids),
-            "ir_label": _input(args.ir_label_out_dir, ir_labels, args),
+            "train_list": source.id_list(options.train_list).sha256,
+            "train_data": source.fingerprint(source.id_list(options.train_list).ids),
+            "ir_label": _input(options.ir_label_out_dir, ir_labels, run),
             "irn_backbone_weights": _file_hash(backbone),
-            **_inputs_of(args, "irn_backbone"),
+            **_inputs_of(run, "irn_backbone"),
         },
     )
 
 
-def pseudo_masks(args: argparse.Namespace) -> Record:
+def pseudo_masks(run: Run) -> Record:
     """Pseudo masks of single pictures."""
-    return _walk_record(args, "make_sem_seg_labels", "sem_seg_bg_thres")
+    return _walk_record(run, "make_sem_seg_labels")
 
 
-def edges(args: argparse.Namespace) -> Record:
+def edges(run: Run) -> Record:
     """Edge maps of single pictures."""
-    arguments = _arguments(args, ("irn_backbone", "irn_min_input", "precision"))
     return Record(
-        "make_sem_seg_labels", arguments, {"irn_weights": _file_hash(args.irn_weights_name)}
+        "make_sem_seg_labels",
+        _arguments(run, EDGES),
+        {"irn_weights": _file_hash(run.options.irn_weights_name)},
     )
 
 
-def instances(args: argparse.Namespace) -> Record:
+def instances(run: Run) -> Record:
     """Instance masks of single pictures."""
-    return _walk_record(args, "make_ins_seg_labels", "ins_seg_bg_thres")
+    return _walk_record(run, "make_ins_seg_labels")
 
 
-def _walk_record(args: argparse.Namespace, step: str, threshold: str) -> Record:
+def _walk_record(run: Run, step: str) -> Record:
     inputs = {
-        "cam": _input(args.cam_out_dir, cams, args),
-        "irn_weights": _file_hash(args.irn_weights_name),
+        "cam": _input(run.options.cam_out_dir, cams, run),
+        "irn_weights": _file_hash(run.options.irn_weights_name),
     }
-    return Record(step, _arguments(args, (*_WALK, threshold)), inputs)
+    return Record(step, _arguments(run, step), inputs)
 
 
-def _input(
-    folder: Path, expected: Callable[[argparse.Namespace], Record], args: argparse.Namespace
-) -> str:
+def _input(folder: Path, expected: Callable[[Run], Record], run: Run) -> str:
     """Fingerprint of an input folder: what is recorded there, else what would make it now."""
     recorded = read_record(folder) if folder.is_dir() else None
-    return (recorded or expected(args)).fingerprint
+    return (recorded or expected(run)).fingerprint
 
 
-def require_input(
-    target: Path, expected: Callable[[argparse.Namespace], Record], args: argparse.Namespace
-) -> None:
+def require_input(target: Path, expected: Callable[[Run], Record], run: Run) -> None:
     """Stop when an input is missing or was made by something else (see `check_record`).
 
     What would make it now is worked out only when there is a record to compare with: weights
@@ -230,10 +195,10 @@ def require_input(
     if recorded is None:
         log(f"{target} has no record of what made it and is used as it is.")
     elif is_imported(target):
-        same = {**recorded.arguments, "class_names": args.class_names}
-        check_record(target, replace(recorded, arguments=same), args.force, _IMPORT_REDO)
+        same = {**recorded.arguments, "class_names": run.class_names}
+        check_record(target, replace(recorded, arguments=same), run.options.force, _IMPORT_REDO)
     else:
-        check_record(target, expected(args), args.force)
+        check_record(target, expected(run), run.options.force)
 
 
 def require_ids(folder: Path, suffix: str, ids: tuple[str, ...], step: str) -> None:

@@ -4,7 +4,6 @@ Reads pictures and image labels of `--train_list` and `--infer_list`, and the br
 writes `result/cam/ID.npz` with keys (K,), cam (K, ceil(h/4), ceil(w/4)) and high_res (K, h, w).
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,26 +23,27 @@ from net.deit_cam import DeitCam
 from net.resnet_cam import CnnCam
 from step import lineage
 from step.plan import prepare_outputs
+from step.run import Run
 from step.train_cam import build_cnn, build_deit
 from voc12.dataset import MultiScaleDataset
-from voc12.source import open_source
 
 STEP = "make_cam"
 SUFFIX = ".npz"
 
 
-def load_branches(args: argparse.Namespace, device: torch.device) -> list[CnnCam | DeitCam]:
+def load_branches(run: Run, device: torch.device) -> list[CnnCam | DeitCam]:
     """The branches that the fusion needs, with their trained weights."""
+    options = run.options
     branches: list[CnnCam | DeitCam] = []
-    if lineage.uses_cnn(args):
-        lineage.require_input(args.cam_weights_name, lineage.cam_training, args)
-        cnn = build_cnn(args, init="random")
-        load_weights(cnn, args.cam_weights_name, "cnn")
+    if lineage.uses_cnn(run):
+        lineage.require_input(options.cam_weights_name, lineage.cam_training, run)
+        cnn = build_cnn(run, init="random")
+        load_weights(cnn, options.cam_weights_name, "cnn")
         branches.append(cnn)
-    if lineage.uses_transformer(args):
-        lineage.require_input(args.deit_weights_name, lineage.cam_training, args)
-        deit = build_deit(args, init="random")
-        load_weights(deit, args.deit_weights_name, "transformer")
+    if lineage.uses_transformer(run):
+        lineage.require_input(options.deit_weights_name, lineage.cam_training, run)
+        deit = build_deit(run, init="random")
+        load_weights(deit, options.deit_weights_name, "transformer")
         branches.append(deit)
     return [branch.to(device).eval() for branch in branches]
 
@@ -87,49 +87,50 @@ def picture_cams(
     return fuse(coarse, fusion), fuse(full, fusion)
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Write the CAMs of every picture of the training and the inference list.
 
     Raises:
         UserError: the CAMs of a picture are not finite.
     """
-    source, device = open_source(args), select_device(args.device)
-    branches = load_branches(args, device)
-    (ids,) = prepare_outputs(args, STEP)
+    options = run.options
+    source, device = run.source, select_device(options.device)
+    branches = load_branches(run, device)
+    (ids,) = prepare_outputs(run, STEP)
     labels = source.image_labels(ids)
     keys = {image_id: np.flatnonzero(labels[image_id]) for image_id in ids}
     left = [
         i
         for i in shard(ids)
-        if not _finished(args.cam_out_dir / f"{i}{SUFFIX}", keys[i], source.picture_hash(i))
+        if not _finished(options.cam_out_dir / f"{i}{SUFFIX}", keys[i], source.picture_hash(i))
     ]
-    log(f"make_cam: {len(left)} of {len(ids)} pictures, fusion {args.cam_fusion}")
-    dataset = MultiScaleDataset(source.devkit, left, args.cam_scales)
-    for item in progress(eval_loader(dataset, None, args.num_workers), "make_cam"):
+    log(f"make_cam: {len(left)} of {len(ids)} pictures, fusion {options.cam_fusion}")
+    dataset = MultiScaleDataset(source.devkit, left, options.cam_scales)
+    for item in progress(eval_loader(dataset, None, options.num_workers), "make_cam"):
         images = [image.to(device) for image in item["images"]]
         name = item["name"]
-        with autocast(device, args.precision):
+        with autocast(device, options.precision):
             cam, high_res = picture_cams(
                 branches,
                 images,
                 tuple(item["size"]),
                 keys[name],
-                args.cam_fusion,
-                args.cam_tile_batch,
+                options.cam_fusion,
+                options.cam_tile_batch,
             )
         if not (cam.isfinite().all() and high_res.isfinite().all()):
-            raise _not_finite(args, name)
-        path = args.cam_out_dir / f"{name}{SUFFIX}"
+            raise _not_finite(run, name)
+        path = options.cam_out_dir / f"{name}{SUFFIX}"
         maps = cam.cpu().numpy(), high_res.cpu().numpy()
         save_cam(path, keys[name], *maps, picture=source.picture_hash(name))
     return {"pictures": len(ids), "made": len(left)}
 
 
-def _not_finite(args: argparse.Namespace, name: str) -> UserError:
+def _not_finite(run: Run, name: str) -> UserError:
     """Names the weights that the fusion uses."""
     used = {
-        args.cam_weights_name: lineage.uses_cnn(args),
-        args.deit_weights_name: lineage.uses_transformer(args),
+        run.options.cam_weights_name: lineage.uses_cnn(run),
+        run.options.deit_weights_name: lineage.uses_transformer(run),
     }
     weights = " or ".join(str(path) for path, is_used in used.items() if is_used)
     return UserError(

@@ -28,9 +28,10 @@ from misc.visualize import (
     heat_map,
     save_figure,
 )
+from step.run import Run, finished_run
 from voc12.devkit import Devkit
 from voc12.labels import load_classes
-from voc12.lists import resolve_list
+from voc12.source import DataSource
 
 PHOTO, TRUTH, CAM, IR_LABEL = "photo", "ground truth", "CAM", "IR label"
 EDGE, MASK, INSTANCES = "edge map", "pseudo mask", "instances"
@@ -39,25 +40,26 @@ _FIGURE_NAME = "figure.png"
 _UNKNOWN = 0  # hash of the picture in a CAM file that names none
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Draw `args.figure_num` pictures of `args.infer_list`, spread evenly over the list.
+def run(run: Run) -> dict[str, Any]:
+    """Draw `--figure_num` pictures of the inference list, spread evenly over it.
 
     Returns:
         `figure`, the path as text, or None when there is nothing to draw yet.
     """
-    return make_figure(args, args.result_dir / _FIGURE_NAME)
+    return make_figure(run, run.options.result_dir / _FIGURE_NAME)
 
 
-def make_figure(args: argparse.Namespace, target: Path) -> dict[str, Any]:
+def make_figure(run: Run, target: Path) -> dict[str, Any]:
     """Draw the figure into `target`; see `run`."""
-    pictures = resolve_list(args.infer_list, args.voc12_root, args.cache_dir, expect_standard=False)
-    drawable = [name for name in pictures.ids if any(p.is_file() for p in output_files(args, name))]
-    chosen = spread(drawable, args.figure_num)
+    options = run.options
+    pictures = run.source.id_list(options.infer_list)
+    drawable = [name for name in pictures.ids if any(p.is_file() for p in output_files(run, name))]
+    chosen = spread(drawable, options.figure_num)
     if not chosen:
         log(f"No figure: no outputs for pictures of {pictures.source}, or --figure_num is 0.")
         return {"figure": None}
-    rows = [draw_picture(args, name) for name in progress(chosen, "make_figure")]
-    save_figure(target, rows, COLUMNS, args.class_names)
+    rows = [draw_picture(run, name) for name in progress(chosen, "make_figure")]
+    save_figure(target, rows, COLUMNS, run.class_names)
     log(f"{target} shows {len(rows)} of {len(pictures)} pictures of {pictures.source}.")
     return {"figure": str(target)}
 
@@ -68,32 +70,33 @@ def spread(names: Sequence[str], count: int) -> list[str]:
     return [names[place] for place in places]
 
 
-def output_files(args: argparse.Namespace, name: str) -> tuple[Path, Path, Path, Path, Path]:
+def output_files(run: Run, name: str) -> tuple[Path, Path, Path, Path, Path]:
     """Where CAM, IR label, edge map, pseudo mask and instances of a picture would lie."""
+    options = run.options
     return (
-        args.cam_out_dir / f"{name}.npz",
-        args.ir_label_out_dir / f"{name}.png",
-        args.edge_out_dir / f"{name}.png",
-        args.sem_seg_out_dir / f"{name}.png",
-        args.ins_seg_out_dir / f"{name}.npz",
+        options.cam_out_dir / f"{name}.npz",
+        options.ir_label_out_dir / f"{name}.png",
+        options.edge_out_dir / f"{name}.png",
+        options.sem_seg_out_dir / f"{name}.png",
+        options.ins_seg_out_dir / f"{name}.npz",
     )
 
 
-def draw_picture(args: argparse.Namespace, name: str) -> FigureRow:
+def draw_picture(run: Run, name: str) -> FigureRow:
     """One row: the columns whose files are there and current, the classes as caption.
 
     Raises:
         UserError: the CAM has a class that the class list does not name.
     """
-    devkit = Devkit(args.voc12_root)
+    devkit = run.source.devkit
     image = read_image(devkit.image_path(name))
-    files = current_files(args, name, devkit.image_path(name))
+    files = current_files(run, name, devkit.image_path(name))
     cells, classes = {PHOTO: image}, ""
     if CAM in files:
         maps = load_cam(files[CAM])
         cells[CAM] = heat_map(image, maps.high_res)
-        require_named(args, maps.keys.tolist(), files[CAM])
-        classes = ", ".join(args.class_names[key] for key in sorted(maps.keys.tolist()))
+        require_named(run, maps.keys.tolist(), files[CAM])
+        classes = ", ".join(run.class_names[key] for key in sorted(maps.keys.tolist()))
     if EDGE in files:
         cells[EDGE] = edge_picture(read_label(files[EDGE]), image.shape[:2])
     masks = load_instances(files[INSTANCES]).mask if INSTANCES in files else None
@@ -106,9 +109,9 @@ def draw_picture(args: argparse.Namespace, name: str) -> FigureRow:
     return FigureRow(f"{name}: {classes}" if classes else name, cells, values)
 
 
-def current_files(args: argparse.Namespace, name: str, picture: Path) -> dict[str, Path]:
+def current_files(run: Run, name: str, picture: Path) -> dict[str, Path]:
     """Outputs of a picture by column, without those of an earlier picture of the same name."""
-    cam, *made = output_files(args, name)
+    cam, *made = output_files(run, name)
     inputs = [cam] if cam.is_file() else []
     if inputs and load_cam_origin(cam)[1] not in (_UNKNOWN, zlib.crc32(picture.read_bytes())):
         return {}
@@ -117,13 +120,13 @@ def current_files(args: argparse.Namespace, name: str, picture: Path) -> dict[st
     return current | ({CAM: cam} if inputs else {})
 
 
-def require_named(args: argparse.Namespace, classes: Sequence[int], what: object) -> None:
+def require_named(run: Run, classes: Sequence[int], what: object) -> None:
     """Make sure that every class of a picture, counted from 0, has a name.
 
     Raises:
         UserError: the class list is too short.
     """
-    known, greatest = len(args.class_names), max(classes, default=-1)
+    known, greatest = len(run.class_names), max(classes, default=-1)
     if greatest >= known:
         raise UserError(
             f"{what} has class {greatest + 1} but only {known} classes are named; give the list "
@@ -146,11 +149,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _draw_alone(args: argparse.Namespace) -> None:
-    args.result_dir, args.cache_dir = args.work_dir / "result", None
-    args.class_names = load_classes(args.classes)
-    for kind in ("cam", "ir_label", "edge", "sem_seg", "ins_seg"):
-        setattr(args, f"{kind}_out_dir", args.result_dir / kind)
-    make_figure(args, args.output or args.result_dir / _FIGURE_NAME)
+    classes = load_classes(args.classes)
+    source = DataSource(Devkit(args.voc12_root), classes, expect_standard=False)
+    chosen = {"infer_list": args.infer_list, "figure_num": args.figure_num}
+    run = finished_run(source, args.work_dir, **chosen)
+    make_figure(run, args.output or run.options.result_dir / _FIGURE_NAME)
 
 
 if __name__ == "__main__":

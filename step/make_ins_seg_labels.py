@@ -4,34 +4,35 @@ Reads pictures of `--infer_list`, `result/cam` and `sess/res50_irn.pth`; writes
 `result/ins_seg/ID.npz` with score (n,), class (n,) and mask (n, h, w).
 """
 
-import argparse
 from typing import Any
 
 from misc.maps_io import save_instances
 from misc.progress import log
 from net.instances import instances_from_maps
 from step.make_sem_seg_labels import infer, prepare
+from step.run import Run
 
 STEP = "make_ins_seg_labels"
 SUFFIX = ".npz"
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Write the instances of the inference list."""
-    left = prepare(args, STEP)
+    options = run.options
+    left = prepare(run, STEP)
     log(f"{STEP}: {len(left)} pictures to do")
-    for one in infer(args, left, STEP):
+    for one in infer(run, left, STEP):
         found = instances_from_maps(
             one.cam,
             one.edge,
             one.displacement,
             one.maps.keys,
             one.size,
-            args.ins_seg_bg_thres,
-            args.beta,
-            args.exp_times,
-            args.walk_radius,
+            options.ins_seg_bg_thres,
+            options.beta,
+            options.exp_times,
+            options.walk_radius,
         )
-        path = args.ins_seg_out_dir / f"{one.name}{SUFFIX}"
+        path = options.ins_seg_out_dir / f"{one.name}{SUFFIX}"
         save_instances(path, found.score, found.class_id, found.mask)
     return {"made": len(left)}

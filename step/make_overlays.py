@@ -4,7 +4,6 @@ Where a photo was worked on in a smaller copy, its mask in the photo's own size 
 `result/full_size/ID.png`. Run at the end of `run_sample.py --photos`, or with `--overlays`.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +16,33 @@ from misc.outputs import prepare_output
 from misc.progress import log, progress
 from misc.provenance import Record
 from misc.visualize import overlay_label
-from voc12.source import open_source
+from step.run import Run
 
 STEP = "make_overlays"
 _QUALITY = 90  # of JPEG
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Write what is missing or older than its mask, for all pictures of the inference list."""
-    source = open_source(args)
-    ids = source.id_list(args.infer_list).ids
+    options, source = run.options, run.source
+    ids = source.id_list(options.infer_list).ids
     large = {i: source.photos[i].full_size for i in ids if i in source.photos}
     large = {i: size for i, size in large.items() if size is not None}
-    left = _left(args, args.overlay_out_dir, "--overlay_out_dir", ".jpg", ids)
+    left = _left(run, options.overlay_out_dir, "--overlay_out_dir", ".jpg", ids)
     for image_id in progress(left, STEP):
-        label = read_label(_mask(args, image_id))
+        label = read_label(_mask(run, image_id))
         picture = overlay_label(read_image(source.devkit.image_path(image_id)), label)
-        with atomic_path(args.overlay_out_dir / f"{image_id}.jpg") as temporary:
+        with atomic_path(options.overlay_out_dir / f"{image_id}.jpg") as temporary:
             Image.fromarray(picture).save(temporary, quality=_QUALITY)
-    log(f"photos with their masks over them are in {args.overlay_out_dir}")
+    log(f"photos with their masks over them are in {options.overlay_out_dir}")
     if large:
-        left = _left(args, args.full_size_out_dir, "--full_size_out_dir", ".png", tuple(large))
+        left = _left(run, options.full_size_out_dir, "--full_size_out_dir", ".png", tuple(large))
         for image_id in progress(left, "masks in full size"):
-            label = enlarge(read_label(_mask(args, image_id)), large[image_id])
-            write_label(args.full_size_out_dir / f"{image_id}.png", label)
-        log(f"masks in the size of the {len(large)} large photos are in {args.full_size_out_dir}")
+            label = enlarge(read_label(_mask(run, image_id)), large[image_id])
+            write_label(options.full_size_out_dir / f"{image_id}.png", label)
+        log(
+            f"masks in the size of the {len(large)} large photos are in {options.full_size_out_dir}"
+        )
     return {"pictures": len(ids)}
 
 
@@ -51,13 +52,11 @@ def enlarge(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(picture)
 
 
-def _mask(args: argparse.Namespace, image_id: str) -> Path:
-    return args.sem_seg_out_dir / f"{image_id}.png"
+def _mask(run: Run, image_id: str) -> Path:
+    return run.options.sem_seg_out_dir / f"{image_id}.png"
 
 
-def _left(
-    args: argparse.Namespace, folder: Path, option: str, suffix: str, ids: tuple[str, ...]
-) -> list[str]:
+def _left(run: Run, folder: Path, option: str, suffix: str, ids: tuple[str, ...]) -> list[str]:
     """Prepare a folder; returns the ids whose file is missing or older than the mask."""
-    prepare_output(folder, Record(STEP), suffix, ids, force=args.force, option=option)
-    return [i for i in ids if not up_to_date(folder / f"{i}{suffix}", _mask(args, i))]
+    prepare_output(folder, Record(STEP), suffix, ids, force=run.options.force, option=option)
+    return [i for i in ids if not up_to_date(folder / f"{i}{suffix}", _mask(run, i))]

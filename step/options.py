@@ -1,68 +1,393 @@
-"""The command line of the pipeline: presets, what follows from other options, chosen steps.
+"""Every option of the pipeline: type, default, bounds, help, and the records it is part of.
 
-A preset is a dictionary of defaults, and any option given explicitly wins. Parsing has no side
-effects: nothing is read, created or derived except paths, which become absolute.
+The defaults are the published run. `step.command_line` reads them from the command line.
 """
 
 import argparse
-from collections.abc import Sequence
+import os
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
-from misc.files import expand_user
-from step.consistency import require_consistent, require_separate_outputs
-from step.option_groups import PATH_OPTIONS, STEP_NAMES, build_parser, switch_name
-from step.presets import PRESETS, ROOT_FIELD, defaults
+from misc.arguments import LARGEST_SEED, number, number_list
+from misc.config import bounded, positive, setting
+from net.strides import LARGEST_RADIUS
+from step.presets import PRESETS
+
+STEP_NAMES = (
+    "train_cam",
+    "make_cam",
+    "eval_cam",
+    "cam_to_ir_label",
+    "train_irn",
+    "make_ins_seg_labels",
+    "eval_ins_seg",
+    "make_sem_seg_labels",
+    "eval_sem_seg",
+)
+MASK_STEP = "make_sem_seg_labels"
+DEFAULT_EVAL_LIST = "train"
+CAM_BACKBONE = "cam"
+"""Value of --irn_backbone_weights: those of the trained CNN branch."""
+
+# The records, see `step.lineage`. Those of the CAMs have parts for the branches that are used.
+CAM_CNN, CAM_TRANSFORMER = "make_cam of the CNN", "make_cam of the transformer"
+EDGES = "edge maps"
+_TRAIN_CAM, _CAM, _IR_LABEL, _TRAIN_IRN = "train_cam", "make_cam", "cam_to_ir_label", "train_irn"
+_INSTANCES, _MASKS = "make_ins_seg_labels", "make_sem_seg_labels"
+_TRAININGS, _WALKS = (_TRAIN_CAM, _TRAIN_IRN), (_INSTANCES, _MASKS)
+
+_LARGEST_SCALE = 16  # pictures of VOC are 8000 pixels wide then
+_LARGEST_EXP_TIMES = 16  # of the random walk: 65536 steps, far beyond where maps are flat
+
+# What published modules build where their names do not tell, and the option of IRNet's scripts in
+# which the same name is another network.
+_PUBLISHED_MODULES = {"net.resnet50_cam": "resnet152", "net.deit_cam": "deit_small_patch16_224"}
+_IRN_OPTION = "--cam_network"
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; the preset sets defaults, explicit options win.
+class NetworkAction(argparse.Action):
+    """A network by its name, or by the module that the published scripts name.
 
-    Raises:
-        UserError: options that contradict each other.
+    CRT's `net.resnet50_cam` builds a ResNet152 and its `net.deit_cam` a DeiT-S; `--cam_network` is
+    an option of IRNet's scripts, where `net.resnet50_cam` is a ResNet50.
     """
-    parser = build_parser()
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=sorted(PRESETS))
-    first.add_argument("--photos")
-    first.add_argument("--init")
-    early = first.parse_known_args(argv)[0]
-    own_photos = early.photos is not None
-    preset = early.preset or ("photos" if own_photos else "paper")
-    parser.set_defaults(preset=preset, **defaults(preset, early.init, own_photos))
-    args = parser.parse_args(argv)
-    if args.voc12_root is None and not own_photos and preset != "demo":
-        parser.error(
-            "--voc12_root is required (or name your own photos with --photos FOLDER, or try the "
-            "built-in sample: --preset demo)"
-        )
-    _fill_in_root(args)
-    require_consistent(args)
-    args = resolve_paths(args)
-    require_separate_outputs(args)
-    return args
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the name of the network."""
+        name = values.removeprefix("net.").removesuffix("_cam").removesuffix("_irn")
+        if option_string != _IRN_OPTION:
+            name = _PUBLISHED_MODULES.get(values, name)
+        setattr(namespace, self.dest, name)
 
 
-def _fill_in_root(args: argparse.Namespace) -> None:
-    """Complete the paths of the preset that lie in the data set, unless others were given."""
-    root = str(expand_user(args.voc12_root or ""))
-    for name, value in PRESETS[args.preset].items():
-        if ROOT_FIELD in str(value) and getattr(args, name) == value:
-            setattr(args, name, value.replace(ROOT_FIELD, root))
+def step_list(text: str) -> tuple[str, ...]:
+    """Parse `train_cam,make_cam`."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if name not in STEP_NAMES:
+            raise argparse.ArgumentTypeError(
+                f"{name} is not a step; steps: {', '.join(STEP_NAMES)}"
+            )
+    return names
 
 
-def resolve_paths(args: argparse.Namespace) -> argparse.Namespace:
-    """Make output paths absolute below `--work_dir`, fill defaults that depend on others."""
-    args.work_dir = expand_user(args.work_dir).resolve()
-    if args.photos is not None:
-        args.photos = expand_user(args.photos).absolute()
-    for name in PATH_OPTIONS:
-        setattr(args, name, args.work_dir / expand_user(getattr(args, name)))
-    args.deit_learning_rate = args.deit_learning_rate or args.cam_learning_rate
-    return args
+# What no record holds by its value: where things lie, how fast, what is run, what is looked at;
+# data and weights, which records know by their content.
+_unrecorded = partial(setting, affects=())
+_switch = partial(setting, True, affects=())
 
 
-def selected_steps(args: argparse.Namespace) -> tuple[str, ...]:
+def _network(default: str, affects: tuple[str, ...], help: str, *aliases: str) -> Any:
+    return setting(default, affects=affects, help=help, aliases=aliases, action=NetworkAction)
+
+
+def _numbers(text: str, affects: tuple[str, ...], help: str, most: float | None = None) -> Any:
+    """Numbers above 0; `text` is the default as it would be typed."""
+    default = number_list(number(float, positive=True))(text)
+    bounds = {} if most is None else {"max": most}
+    return positive(default, affects=affects, help=help, text=text, **bounds)
+
+
+def _path(default: str, help: str, *aliases: str) -> Any:
+    """A file or folder; a relative one lies in --work_dir."""
+    return setting(Path(default), affects=(), help=help, aliases=aliases, in_work_dir=True)
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options; what each is says its help, how they are grouped `group`."""
+
+    preset: str = _unrecorded(
+        "paper",
+        group="run",
+        choices=sorted(PRESETS),
+        help="defaults to start from: the published run, the same on COCO 2014 (after python -m "
+        "voc12.coco ROOT), a laptop run on the built-in sample, or sizes for own photos, which "
+        "--photos takes by itself",
+    )
+    device: str = _unrecorded("auto", help="auto (GPU when there is one), cpu, cuda, cuda:INDEX")
+    num_workers: int = bounded(
+        (os.cpu_count() or 2) // 2,
+        0,
+        affects=(),
+        help="processes that load pictures and run the CRF; 0 does both in the main process",
+    )
+    seed: int = bounded(0, 0, LARGEST_SEED, affects=_TRAININGS, help="seed of every random choice")
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        affects=(*_TRAININGS, _CAM, *_WALKS, EDGES),
+        help="arithmetic of the networks (bfloat16 by autocast)",
+    )
+    overwrite: bool = _unrecorded(
+        False,
+        help="redo what is already there; repeat without it to go on after an interruption",
+    )
+    force: bool = _unrecorded(False, help="go on although an input was made with other arguments")
+    log_name: str = _unrecorded("sample_train_eval", help="NAME.log in --work_dir")
+
+    voc12_root: str | None = _unrecorded(
+        None, group="data", help="devkit folder with JPEGImages, such as VOCdevkit/VOC2012"
+    )
+    photos: Path | None = _unrecorded(
+        None,
+        help="folder of photos instead: FOLDER/CLASS/*.jpg, or FOLDER/labels.csv beside the "
+        "photos; FOLDER/background holds photos of none of the classes",
+    )
+    photos_long_side: int = bounded(
+        500,
+        1,
+        affects=(),
+        help="photos with a longer side are worked on in smaller copies, pixels",
+    )
+    train_list: str = _unrecorded(
+        "voc12/train_aug.txt", help="list file, or name of a list to derive"
+    )
+    val_list: str = _unrecorded(
+        "voc12/val.txt",
+        help="pictures on which both branches are validated each epoch; none switches it off",
+    )
+    infer_list: str = _unrecorded("voc12/train.txt", help="pictures that get pseudo masks")
+    eval_list: str = _unrecorded(
+        DEFAULT_EVAL_LIST,
+        aliases=("--chainer_eval_set",),
+        help="list whose pictures are scored, as far as they have outputs and masks; where there "
+        "are none, or --infer_list has none of the default list, --infer_list is scored",
+    )
+    classes: str | None = _unrecorded(
+        None, help="own class names, one per line (default: VOC's 20)"
+    )
+    cls_labels: str | None = _unrecorded(
+        None, help="instead of XML: CSV 'id,name[;name]', JSON {id: [names]} or cls_labels.npy"
+    )
+
+    cam_crop_size: int = bounded(
+        336, 1, affects=(_TRAIN_CAM,), group="CAM training and inference", help="pixels"
+    )
+    cam_long_side: tuple[float, ...] = _numbers(
+        "210,420", (_TRAIN_CAM,), help="least,greatest pixels"
+    )
+    cam_batch_size: int = bounded(16, 1, affects=(_TRAIN_CAM,), help="pictures per step")
+    cam_num_epoches: int = bounded(10, 1, affects=(_TRAIN_CAM,), help="epochs")
+    cam_learning_rate: float = positive(
+        0.1, affects=(_TRAIN_CAM,), help="of the CNN; classifier 10 x"
+    )
+    deit_learning_rate: float | None = positive(
+        None,
+        affects=(_TRAIN_CAM,),
+        help="of the transformer; head 10 x (default: --cam_learning_rate)",
+    )
+    deit_optimiser: Literal["sgd", "adamw"] = setting(
+        "sgd",
+        affects=(_TRAIN_CAM,),
+        help="of the transformer: sgd as published; adamw where it starts from random weights",
+    )
+    cam_weight_decay: float = bounded(1e-4, 0, affects=(_TRAIN_CAM,), help="L2 penalty")
+    momentum: float = bounded(
+        1e-4,
+        0,
+        1,
+        affects=_TRAININGS,
+        help="of all three trainings; the published code passes its weight decay where SGD expects "
+        "momentum, so 1e-4 is what it ran with; 0.9 is another experiment",
+    )
+    cam_lambda: float = bounded(
+        0.1, 0, affects=(_TRAIN_CAM,), help="weight of the L1 loss between the branches"
+    )
+    cam_refine_epoch: int = bounded(
+        2, 1, affects=(_TRAIN_CAM,), help="epoch from which the L1 loss acts"
+    )
+    cam_scales: tuple[float, ...] = _numbers(
+        "1.0,0.5,1.5,2.0,0.75,1.25,1.75",
+        (_CAM,),
+        help="comma-separated factors, each also mirrored",
+        most=_LARGEST_SCALE,
+    )
+    cam_fusion: Literal["transformer", "cnn", "mean", "max"] = setting(
+        "transformer",
+        affects=(_CAM,),
+        help="transformer: class maps x attention, as published; mean, max: of both branches' maps",
+    )
+    cam_tile_batch: int = bounded(32, 1, affects=(), help="tiles per transformer pass")
+    cam_eval_thres: float = bounded(0.15, 0, 1, affects=(), help="background score of the seed")
+
+    init: Literal["pretrained", "random"] = setting(
+        "pretrained",
+        affects=_TRAININGS,
+        group="CAM networks",
+        help="where all networks start: published weights or random ones",
+    )
+    cnn: str = _network(
+        "resnet152",
+        (_TRAIN_CAM, CAM_CNN),
+        "torchvision ResNet or timm CNN (NAME or NAME.TAG); the published net.resnet50_cam is "
+        "a resnet152, and a resnet50 in --cam_network, an option of IRNet",
+        "--cam_network_branch1",
+        _IRN_OPTION,
+    )
+    cnn_weights: str | None = _unrecorded(None, help="local ImageNet weights of the CNN")
+    cnn_frozen_stages: int = bounded(
+        3,
+        0,
+        affects=(_TRAIN_CAM,),
+        help="stages that are not trained, from the stem on; 3 ends after layer2, as published",
+    )
+    fixed_batchnorm: bool = setting(
+        True, affects=(_TRAIN_CAM,), help="batch norm uses its running statistics in training"
+    )
+    vit: str = _network(
+        "deit_small_patch16_224",
+        (_TRAIN_CAM, CAM_TRANSFORMER),
+        "timm ViT (NAME or NAME.TAG); the published net.deit_cam is this default",
+        "--cam_network_branch2",
+    )
+    vit_weights: str | None = _unrecorded(None, help="local file with weights of the transformer")
+    vit_args: dict[str, Any] = setting(
+        {},
+        affects=(_TRAIN_CAM, CAM_TRANSFORMER),
+        help="arguments for timm, such as depth=4,qkv_bias=False",
+    )
+    num_passes: int = bounded(
+        3,
+        1,
+        affects=(_TRAIN_CAM, CAM_TRANSFORMER),
+        help="how often tokens pass the same blocks",
+    )
+    tile_size: int = bounded(
+        224, 1, affects=(_TRAIN_CAM, CAM_TRANSFORMER), help="transformer input, pixels"
+    )
+    tile_stride: int = bounded(
+        112, 1, affects=(_TRAIN_CAM, CAM_TRANSFORMER), help="between tiles, pixels"
+    )
+
+    conf_fg_thres: float = bounded(
+        0.35,
+        0,
+        1,
+        affects=(_IR_LABEL,),
+        group="IR labels and IRNet",
+        help="background score, confident foreground",
+    )
+    conf_bg_thres: float = bounded(
+        0.15, 0, 1, affects=(_IR_LABEL,), help="background score, confident background"
+    )
+    irn_backbone: str = _network(
+        "resnet50",
+        (_TRAIN_IRN, *_WALKS, EDGES),
+        "torchvision ResNet or timm CNN (NAME or NAME.TAG)",
+        "--irn_network",
+    )
+    irn_backbone_weights: str | None = _unrecorded(
+        None,
+        help="local weights of the frozen backbone, or 'cam' for those of the trained CNN branch",
+    )
+    irn_crop_size: int = bounded(512, 1, affects=(_TRAIN_IRN,), help="pixels")
+    irn_batch_size: int = bounded(32, 1, affects=(_TRAIN_IRN,), help="pictures per step")
+    irn_num_epoches: int = bounded(3, 1, affects=(_TRAIN_IRN,), help="epochs")
+    irn_learning_rate: float = positive(
+        0.1, affects=(_TRAIN_IRN,), help="edges; displacements 10 x"
+    )
+    irn_weight_decay: float = bounded(1e-4, 0, affects=(_TRAIN_IRN,), help="L2 penalty")
+    irn_radius: int = bounded(
+        10, 1, LARGEST_RADIUS, affects=(_TRAIN_IRN,), help="of training pairs, cells of 4 pixels"
+    )
+    irn_min_input: int = bounded(
+        512,
+        1,
+        affects=(*_WALKS, EDGES),
+        help="pictures are zero-padded to this side for inference, pixels",
+    )
+
+    beta: float = positive(
+        10.0, affects=_WALKS, group="random walk", help="exponent of the affinity"
+    )
+    exp_times: int = bounded(
+        8, 0, _LARGEST_EXP_TIMES, affects=_WALKS, help="2 to the power of this many steps"
+    )
+    walk_radius: int = bounded(5, 1, LARGEST_RADIUS, affects=_WALKS, help="cells of 4 pixels")
+    ins_seg_bg_thres: float = bounded(
+        0.25, 0, 1, affects=(_INSTANCES,), help="background score of instances"
+    )
+    sem_seg_bg_thres: float = bounded(
+        0.25, 0, 1, affects=(_MASKS,), help="background score of pseudo masks"
+    )
+
+    work_dir: Path = _unrecorded(
+        Path(),
+        group="outputs (relative paths lie in --work_dir)",
+        help="folder of everything that is written",
+    )
+    cam_weights_name: Path = _path("sess/res152_cam.pth", "CNN branch", "--cam1_weights_name")
+    deit_weights_name: Path = _path(
+        "sess/deits_cam.pth", "transformer branch", "--cam2_weights_name"
+    )
+    irn_weights_name: Path = _path("sess/res50_irn.pth", "IRNet")
+    cam_out_dir: Path = _path("result/cam", "fused CAMs")
+    ir_label_out_dir: Path = _path("result/ir_label", "labels for IRNet")
+    sem_seg_out_dir: Path = _path("result/sem_seg", "pseudo masks")
+    ins_seg_out_dir: Path = _path("result/ins_seg", "instances")
+    edge_out_dir: Path = _path("result/edge", "edge maps")
+    overlay_out_dir: Path = _path("result/overlay", "photos with their pseudo masks over them")
+    full_size_out_dir: Path = _path(
+        "result/full_size", "masks of photos worked on in smaller copies"
+    )
+    cache_dir: Path = _path("sess/cache", "derived lists and image labels")
+    result_dir: Path = _path("result", "metrics.json, figure.png and report.html")
+    overlays: bool = _unrecorded(
+        False, help="lay every pseudo mask over its photo (on with --photos)"
+    )
+    figure_num: int = bounded(6, 0, affects=(), help="pictures in figure.png; 0 for none")
+    report_num: int = bounded(300, 0, affects=(), help="pictures in report.html; 0 for no page")
+
+    steps: tuple[str, ...] | None = _unrecorded(
+        None,
+        group="steps",
+        exclusive="steps",
+        parse=step_list,
+        help=f"exactly these, of {', '.join(STEP_NAMES)}",
+    )
+    from_step: str | None = _unrecorded(
+        None,
+        exclusive="steps",
+        choices=STEP_NAMES,
+        metavar="STEP",
+        help="this step and those after it that are switched on",
+    )
+    train_cam_pass: bool = _switch(help="run train_cam")
+    make_cam_pass: bool = _switch(help="run make_cam")
+    eval_cam_pass: bool = _switch(help="run eval_cam")
+    cam_to_ir_label_pass: bool = _switch(help="run cam_to_ir_label")
+    train_irn_pass: bool = _switch(help="run train_irn")
+    make_ins_seg_pass: bool = _unrecorded(False, help="run make_ins_seg_labels")
+    eval_ins_seg_pass: bool = _unrecorded(False, help="run eval_ins_seg")
+    make_sem_seg_pass: bool = _switch(help="run make_sem_seg_labels")
+    eval_sem_seg_pass: bool = _switch(help="run eval_sem_seg")
+
+
+PATH_OPTIONS = tuple(item.name for item in fields(Options) if "in_work_dir" in item.metadata)
+"""Files and folders that lie in --work_dir unless their path is absolute."""
+
+
+def switch_name(step: str) -> str:
+    """Name of the on/off switch of a step, such as `train_cam_pass`."""
+    return f"{step.removesuffix('_labels')}_pass"
+
+
+def is_on(options: Options, step: str) -> bool:
+    """Whether the switch of a step is on."""
+    return getattr(options, switch_name(step))
+
+
+def selected_steps(options: Options) -> tuple[str, ...]:
     """Names of the steps to run, in order."""
-    if args.steps is not None:
-        return tuple(step for step in STEP_NAMES if step in args.steps)
-    start = STEP_NAMES.index(args.from_step) if args.from_step else 0
-    return tuple(step for step in STEP_NAMES[start:] if getattr(args, switch_name(step)))
+    if options.steps is not None:
+        return tuple(step for step in STEP_NAMES if step in options.steps)
+    start = STEP_NAMES.index(options.from_step) if options.from_step else 0
+    return tuple(step for step in STEP_NAMES[start:] if is_on(options, step))

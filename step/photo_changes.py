@@ -1,6 +1,5 @@
 """What a person changed in a folder of photos since the networks were trained on it."""
 
-from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,39 +11,40 @@ from misc.maps_io import load_cam_origin
 from misc.progress import log
 from misc.provenance import read_record
 from step import lineage
-from step.option_groups import PHOTOS_FOLDER, STEP_NAMES
+from step.options import STEP_NAMES
 from step.plan import outputs_of
+from step.run import PHOTOS_FOLDER, Run
 from voc12.lists import some_of
-from voc12.source import open_source
 
 _GONE_NAME = "gone.txt"
 _DATA = ("train_list", "train_data")
 
 
-def check_photos(args: Namespace) -> None:
+def check_photos(run: Run) -> None:
     """Tell a run of `--photos` what the changes of its folder mean; nothing for other data.
 
     Raises:
         UserError: the networks were trained on other photos or labels, and neither `--force` nor
             `--overwrite` says what shall become of them.
     """
-    if args.photos is None:
+    options = run.options
+    if options.photos is None:
         return
-    gone = _gone(args)
-    recorded = read_record(args.cam_weights_name) if args.cam_weights_name.is_file() else None
-    if recorded is None or args.force or args.overwrite:
+    gone = _gone(run)
+    recorded = read_record(options.cam_weights_name) if options.cam_weights_name.is_file() else None
+    if recorded is None or options.force or options.overwrite:
         return
-    expected = lineage.cam_training(args)
+    expected = lineage.cam_training(run)
     if any(expected.inputs[name] != recorded.inputs.get(name) for name in _DATA):
-        same_classes = list(args.class_names) == recorded.arguments.get("class_names")
-        raise UserError(_sentence(args, gone, same_classes))
+        same_classes = list(run.class_names) == recorded.arguments.get("class_names")
+        raise UserError(_sentence(run, gone, same_classes))
 
 
-def _sentence(args: Namespace, gone: list[str], same_classes: bool) -> str:
-    new, changed = _changes(args)
+def _sentence(run: Run, gone: list[str], same_classes: bool) -> str:
+    new, changed = _changes(run)
     kinds = {"new": new, "changed": changed, "gone": gone}
     shown = [f"{len(ids)} {kind} ({some_of(ids)})" for kind, ids in kinds.items() if ids]
-    count = len(open_source(args).photos)
+    count, weights = len(run.source.photos), run.options.cam_weights_name
     keep = (
         "or with --force to keep the networks and make what is missing of the new and changed ones"
         if same_classes
@@ -52,18 +52,19 @@ def _sentence(args: Namespace, gone: list[str], same_classes: bool) -> str:
     )
     first = f" (remove the files of the gone ones before, {_GONE_NAME} lists them)" if gone else ""
     return (
-        f"the photos in {args.photos} are not those that {args.cam_weights_name} was trained on: "
+        f"the photos in {run.options.photos} are not those that {weights} was trained on: "
         f"{', '.join(shown) or 'another list'}. Repeat the command with --overwrite to train again "
         f"on all {count}{first}, {keep}."
     )
 
 
-def _changes(args: Namespace) -> tuple[list[str], list[str]]:
+def _changes(run: Run) -> tuple[list[str], list[str]]:
     """Pictures without CAMs, and those whose CAMs are of another picture or other classes."""
-    source, new, changed = open_source(args), [], []
-    labels = source.image_labels(ids := source.ids_of(args.train_list, args.infer_list))
+    options = run.options
+    source, new, changed = run.source, [], []
+    labels = source.image_labels(ids := source.ids_of(options.train_list, options.infer_list))
     for image_id in ids:
-        path = args.cam_out_dir / f"{image_id}.npz"
+        path = options.cam_out_dir / f"{image_id}.npz"
         if not path.is_file():
             new.append(image_id)
             continue
@@ -74,11 +75,11 @@ def _changes(args: Namespace) -> tuple[list[str], list[str]]:
     return new, changed
 
 
-def _gone(args: Namespace) -> list[str]:
+def _gone(run: Run) -> list[str]:
     """Ids of outputs whose photo is there no more; their files are listed, never removed."""
-    photos = open_source(args).photos
-    files = {path: i for path, i in _picture_outputs(args) if i not in photos}
-    listing = args.work_dir / PHOTOS_FOLDER / _GONE_NAME
+    photos = run.source.photos
+    files = {path: i for path, i in _picture_outputs(run) if i not in photos}
+    listing = run.options.work_dir / PHOTOS_FOLDER / _GONE_NAME
     with atomic_path(listing) as temporary:
         temporary.write_text("".join(f"{path}\n" for path in files), encoding="utf-8")
     ids = sorted(set(files.values()))
@@ -90,11 +91,11 @@ def _gone(args: Namespace) -> list[str]:
     return ids
 
 
-def _picture_outputs(args: Namespace) -> Iterator[tuple[Path, str]]:
+def _picture_outputs(run: Run) -> Iterator[tuple[Path, str]]:
     """Every output file of a picture with the picture's id."""
-    steps = (output for step in STEP_NAMES for output in outputs_of(args, step))
+    steps = (output for step in STEP_NAMES for output in outputs_of(run, step))
     folders = [(output.path, output.suffix) for output in steps if output.suffix]
-    folders += [(args.overlay_out_dir, ".jpg"), (args.full_size_out_dir, ".png")]
+    folders += [(run.options.overlay_out_dir, ".jpg"), (run.options.full_size_out_dir, ".png")]
     for folder, suffix in folders:
         for path in sorted(folder.glob(f"*{suffix}")):
             if not path.name.startswith(".tmp-"):

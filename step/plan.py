@@ -1,6 +1,5 @@
 """What every step writes: files, the ids they belong to, and the record of what makes them."""
 
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +8,7 @@ from misc.outputs import check_removal, prepare_output, remove_file, remove_outp
 from misc.progress import log
 from misc.provenance import Record, read_record
 from step import lineage
-from voc12.source import open_source
+from step.run import Run
 
 
 class Output(NamedTuple):
@@ -25,23 +24,23 @@ class Output(NamedTuple):
 
     option: str
     path: Path
-    record: Callable[[Namespace], Record]
+    record: Callable[[Run], Record]
     suffix: str | None = None
     lists: tuple[str, ...] = ()
 
-    def ids(self, args: Namespace) -> tuple[str, ...]:
+    def ids(self, run: Run) -> tuple[str, ...]:
         """Ids of the pictures that get a file."""
-        return open_source(args).ids_of(*(getattr(args, name) for name in self.lists))
+        return run.source.ids_of(*(getattr(run.options, name) for name in self.lists))
 
 
 class _Folder(NamedTuple):
     option: str
-    record: Callable[[Namespace], Record]
+    record: Callable[[Run], Record]
     suffix: str
     lists: tuple[str, ...]
 
 
-_WEIGHTS: dict[str, dict[str, Callable[[Namespace], Record]]] = {
+_WEIGHTS: dict[str, dict[str, Callable[[Run], Record]]] = {
     "train_cam": {
         "cam_weights_name": lineage.cam_training,
         "deit_weights_name": lineage.cam_training,
@@ -65,47 +64,47 @@ _FOLDERS = {
 }
 
 
-def outputs_of(args: Namespace, step: str) -> tuple[Output, ...]:
+def outputs_of(run: Run, step: str) -> tuple[Output, ...]:
     """Everything that a step writes; nothing for the scoring steps."""
     files = (
-        Output(f"--{name}", getattr(args, name), record)
+        Output(f"--{name}", getattr(run.options, name), record)
         for name, record in _WEIGHTS.get(step, {}).items()
     )
     folders = (
-        Output(f"--{option}", getattr(args, option), record, suffix, lists)
+        Output(f"--{option}", getattr(run.options, option), record, suffix, lists)
         for option, record, suffix, lists in _FOLDERS.get(step, ())
     )
     return (*files, *folders)
 
 
-def prepare_outputs(args: Namespace, step: str) -> list[tuple[str, ...]]:
+def prepare_outputs(run: Run, step: str) -> list[tuple[str, ...]]:
     """Make the output folders of a step ready; returns the ids that each of them serves.
 
     Raises:
         UserError: a folder holds outputs of something else.
     """
     served = []
-    for output in outputs_of(args, step):
-        served.append(ids := output.ids(args))
+    for output in outputs_of(run, step):
+        served.append(ids := output.ids(run))
         prepare_output(
             output.path,
-            output.record(args),
+            output.record(run),
             output.suffix,
             ids,
-            force=args.force,
+            force=run.options.force,
             option=output.option,
-            lists=lineage.list_facts(args, *(getattr(args, name) for name in output.lists)),
+            lists=lineage.list_facts(run, *(getattr(run.options, name) for name in output.lists)),
         )
     return served
 
 
-def state_path(args: Namespace, step: str) -> Path:
+def state_path(run: Run, step: str) -> Path:
     """Where a training step keeps what it resumes from."""
     option, name = _STATES[step]
-    return getattr(args, option).with_name(name)
+    return getattr(run.options, option).with_name(name)
 
 
-def overwrite_problems(args: Namespace, steps: Iterable[str]) -> list[str]:
+def overwrite_problems(run: Run, steps: Iterable[str]) -> list[str]:
     """What forbids to remove the outputs of the chosen steps.
 
     Only what has a record of ours is ever removed, and only for the pictures of the current lists.
@@ -118,11 +117,11 @@ def overwrite_problems(args: Namespace, steps: Iterable[str]) -> list[str]:
     problems, changed = [], False
     for step in steps:
         inputs_changed = changed
-        for output in outputs_of(args, step):
-            expected, recorded = output.record(args), read_record(output.path)
+        for output in outputs_of(run, step):
+            expected, recorded = output.record(run), read_record(output.path)
             differs = recorded is not None and bool(expected.differences(recorded))
             changed |= differs or step in _WEIGHTS
-            ids = output.ids(args) if output.suffix else None
+            ids = output.ids(run) if output.suffix else None
             problem = check_removal(
                 *(output.path, expected.step, output.option, output.suffix, ids),
                 changed=inputs_changed or differs,
@@ -131,19 +130,19 @@ def overwrite_problems(args: Namespace, steps: Iterable[str]) -> list[str]:
     return problems
 
 
-def remove_before(args: Namespace, steps: Sequence[str]) -> None:
+def remove_before(run: Run, steps: Sequence[str]) -> None:
     """Remove the outputs of all chosen steps, so that the same command can go on if interrupted.
 
     The last step comes first: nothing is computed beside older outputs that are still there. Call
     it when everything that the steps need is known to be usable, see `overwrite_problems`.
     """
     for step in reversed(steps):
-        for output in outputs_of(args, step):
+        for output in outputs_of(run, step):
             if output.suffix is None:
                 count = remove_file(output.path)
             else:
-                count = remove_outputs(output.path, output.suffix, output.ids(args))
+                count = remove_outputs(output.path, output.suffix, output.ids(run))
             if count:
                 log(f"--overwrite: removed {count} file(s) of {step}: {output.path}")
         if step in _STATES:
-            state_path(args, step).unlink(missing_ok=True)
+            state_path(run, step).unlink(missing_ok=True)

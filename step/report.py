@@ -3,11 +3,11 @@
 import shlex
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from misc.config import flatten
 from misc.distributed import is_main_process, select_device
 from misc.errors import UserError
 from misc.files import read_json_object, write_json
@@ -15,12 +15,11 @@ from misc.progress import log
 from misc.provenance import read_record
 from misc.seed import run_facts
 from misc.tables import Column, iou_table, show
-from step.option_groups import STEP_NAMES
+from step.options import STEP_NAMES
 from step.plan import outputs_of
+from step.run import Run
 from step.scoring import SCORING_STEPS, find_scored
-from voc12.source import open_source
 
-_NOT_ARGUMENTS = ("data_source",)
 _PARTS = ("arguments", "steps", "seconds", "peak_memory_bytes", "identities")
 
 
@@ -33,13 +32,13 @@ class Report:
     threshold. `carried_over` names them.
 
     Args:
-        args: the options of the run.
+        run: the run.
         steps: names of the steps that will run.
     """
 
-    def __init__(self, args: Namespace, steps: Sequence[str]) -> None:
-        self.args = args
-        self.path: Path = args.result_dir / "metrics.json"
+    def __init__(self, run: Run, steps: Sequence[str]) -> None:
+        self.run = run
+        self.path: Path = run.options.result_dir / "metrics.json"
         self._earlier = STEP_NAMES[: STEP_NAMES.index(steps[0])]
         self._previous = self._read_previous()
         self._start = time.perf_counter()
@@ -50,9 +49,9 @@ class Report:
 
     def _read_previous(self) -> dict[str, Any]:
         """The metrics.json that is there, if it is of the same data and classes."""
-        previous = read_metrics(self.path)
+        previous, own = read_metrics(self.path), self._arguments()
         same = all(
-            previous.get("arguments", {}).get(name) == plain(getattr(self.args, name))
+            previous.get("arguments", {}).get(name) == own[name]
             for name in ("voc12_root", "class_names")
         )
         return previous if same else {}
@@ -69,12 +68,12 @@ class Report:
     def _identity(self, step: str) -> dict[str, Any]:
         """What an entry is about, so that it is not shown beside something else."""
         if step not in SCORING_STEPS:
-            outputs = outputs_of(self.args, step)
+            outputs = outputs_of(self.run, step)
             return {output.option: _fingerprint(output.path) for output in outputs}
-        scored = find_scored(self.args, step)
+        scored = find_scored(self.run, step)
         return {
-            "scored": _fingerprint(getattr(self.args, SCORING_STEPS[step].folder)),
-            "threshold": self.args.cam_eval_thres if step == "eval_cam" else None,
+            "scored": _fingerprint(getattr(self.run.options, SCORING_STEPS[step].folder)),
+            "threshold": self.run.options.cam_eval_thres if step == "eval_cam" else None,
             **(scored.facts() if scored else {}),
         }
 
@@ -104,7 +103,6 @@ class Report:
         """Everything that metrics.json holds; scores in percent, None where not scored."""
         seed, mask = self._scores("eval_cam"), self._scores("eval_sem_seg")
         instances = self._scores("eval_ins_seg")
-        arguments = {k: v for k, v in vars(self.args).items() if k not in _NOT_ARGUMENTS}
         return {
             "seed_miou": seed.get("miou"),
             "mask_miou": mask.get("miou"),
@@ -118,14 +116,19 @@ class Report:
             "carried_over": sorted(self._carried("steps")),
             "eval_list": self._eval_list(),
             "identities": {**self._carried("identities"), **self._identities},
-            "arguments": {name: plain(value) for name, value in arguments.items()},
+            "arguments": self._arguments(),
             "command": shlex.join(sys.argv),
-            "seed": self.args.seed,
+            "seed": self.run.options.seed,
             "seconds": {**self._carried("seconds"), **self._seconds},
             "total_seconds": round(self.total_seconds(), 3),
             "peak_memory_bytes": {**self._carried("peak_memory_bytes"), **self._memory},
-            **run_facts(select_device(self.args.device)),
+            **run_facts(select_device(self.run.options.device)),
         }
+
+    def _arguments(self) -> dict[str, Any]:
+        """The options and what the data say, as JSON has it."""
+        names = list(self.run.class_names)
+        return {**flatten(self.run.options), "class_names": names, "num_classes": len(names)}
 
     def _scores(self, step: str) -> dict[str, Any]:
         return {**self._carried("steps"), **self._results}.get(step, {})
@@ -133,7 +136,7 @@ class Report:
     def _eval_list(self) -> dict[str, Any] | None:
         if not any(self._scores(step) for step in SCORING_STEPS):
             return None  # the list may not even exist
-        pictures = open_source(self.args).id_list(self.args.eval_list)
+        pictures = self.run.source.id_list(self.run.options.eval_list)
         return {"name": pictures.name, "source": pictures.source, "sha256": pictures.sha256}
 
     def log_table(self) -> None:
@@ -151,7 +154,7 @@ class Report:
         first = next(iter(columns.values()))
         of = f"list {first['list']} ({first['pictures']} of {first['list_pictures']} pictures)"
         cells = {name: Column(scores["iou"], scores["miou"]) for name, scores in columns.items()}
-        names = ["background", *self.args.class_names]
+        names = ["background", *self.run.class_names]
         log(f"IoU in % on {of}\n{iou_table(names, cells, decimals=1)}")
 
 
@@ -177,12 +180,3 @@ def pictures_of(scores: dict[str, Any]) -> tuple[Any, ...]:
 def _fingerprint(target: Path) -> str | None:
     record = read_record(target)
     return None if record is None else record.fingerprint
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it: paths as text, tuples as lists."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple):
-        return [plain(item) for item in value]
-    return value

@@ -4,7 +4,6 @@ Scored is the part of `--eval_list` that has both an output and ground truth. Wh
 empty, or the list is the default and has no picture of the inference list, the latter is scored.
 """
 
-import argparse
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +12,10 @@ from misc.errors import UserError
 from misc.metrics import SegmentationScores, nan_mean
 from misc.progress import log
 from misc.tables import by_class, percent, show
-from step.option_groups import DEFAULT_EVAL_LIST
+from step.options import DEFAULT_EVAL_LIST
+from step.run import Run
 from voc12.devkit import Devkit
 from voc12.lists import IdList, describe
-from voc12.source import open_source
 
 
 class ScoringStep(NamedTuple):
@@ -72,13 +71,11 @@ class Scored(NamedTuple):
         }
 
 
-def find_scored(
-    args: argparse.Namespace, step: str, to_be_made: Collection[str] = ()
-) -> Scored | None:
+def find_scored(run: Run, step: str, to_be_made: Collection[str] = ()) -> Scored | None:
     """The pictures that a scoring step can score.
 
     Args:
-        args: options.
+        run: the run.
         step: a key of `SCORING_STEPS`.
         to_be_made: ids that will have an output when the step runs.
 
@@ -86,12 +83,12 @@ def find_scored(
         Pictures of the evaluation list or, where these cannot be scored or belong to another list
         than the outputs, of the inference list; None when nothing can be scored.
     """
-    devkit, made = open_source(args).devkit, set(to_be_made)
-    for pictures in _candidates(args):
+    devkit, made = run.source.devkit, set(to_be_made)
+    for pictures in _candidates(run):
         ids = tuple(
             i
             for i in pictures.ids
-            if (i in made or output_path(args, step, i).is_file())
+            if (i in made or output_path(run, step, i).is_file())
             and _has_truth(devkit, i, SCORING_STEPS[step].objects)
         )
         if ids:
@@ -99,32 +96,32 @@ def find_scored(
     return None
 
 
-def _candidates(args: argparse.Namespace) -> list[IdList]:
+def _candidates(run: Run) -> list[IdList]:
     """The lists that may be scored, the wanted one first.
 
     That is the evaluation list; but the default, `train`, gives way to an inference list that it
     has no picture in common with.
     """
-    source = open_source(args)
-    wanted = source.id_list(args.eval_list)
+    options, source = run.options, run.source
+    wanted = source.id_list(options.eval_list)
     try:
-        inferred = source.id_list(args.infer_list)
+        inferred = source.id_list(options.infer_list)
     except UserError:  # nothing is made for it, or the step that makes it says so
         return [wanted]
-    if args.eval_list == DEFAULT_EVAL_LIST and not set(wanted.ids).intersection(inferred.ids):
+    if options.eval_list == DEFAULT_EVAL_LIST and not set(wanted.ids).intersection(inferred.ids):
         return [inferred, wanted]
     return [wanted, inferred]
 
 
-def scored_pictures(args: argparse.Namespace, step: str) -> Scored:
+def scored_pictures(run: Run, step: str) -> Scored:
     """The pictures that a scoring step scores now; see `find_scored`.
 
     Raises:
         UserError: there are none.
     """
-    scored, wanted = find_scored(args, step), open_source(args).id_list(args.eval_list)
+    scored, wanted = find_scored(run, step), run.source.id_list(run.options.eval_list)
     if scored is None:
-        raise UserError(nothing_to_score(args, step))
+        raise UserError(nothing_to_score(run, step))
     if scored.pictures.ids != wanted.ids:
         log(
             f"{step}: {describe(wanted)} has no picture with {SCORING_STEPS[step].what} and ground "
@@ -133,24 +130,25 @@ def scored_pictures(args: argparse.Namespace, step: str) -> Scored:
     return scored
 
 
-def nothing_to_score(args: argparse.Namespace, step: str) -> str:
+def nothing_to_score(run: Run, step: str) -> str:
     """Why a scoring step has nothing to do, and what helps."""
+    options = run.options
     maker, folder, _, what, objects = SCORING_STEPS[step]
     truth = (
         "SegmentationClass and SegmentationObject masks" if objects else "a SegmentationClass mask"
     )
     return (
-        f"{step} has nothing to score: no picture of --eval_list {args.eval_list} or --infer_list "
-        f"{args.infer_list} has both {what} in {getattr(args, folder)} and {truth} in "
-        f"{args.voc12_root}; run {maker} with --infer_list LIST for a list that has masks, or name "
-        "one that has outputs with --eval_list."
+        f"{step} has nothing to score: no picture of --eval_list {options.eval_list} or "
+        f"--infer_list {options.infer_list} has both {what} in {getattr(options, folder)} and "
+        f"{truth} in {options.voc12_root}; run {maker} with --infer_list LIST for a list that has "
+        "masks, or name one that has outputs with --eval_list."
     )
 
 
-def output_path(args: argparse.Namespace, step: str, image_id: str) -> Path:
+def output_path(run: Run, step: str, image_id: str) -> Path:
     """The file that a scoring step scores for a picture."""
     scoring = SCORING_STEPS[step]
-    return getattr(args, scoring.folder) / f"{image_id}{scoring.suffix}"
+    return getattr(run.options, scoring.folder) / f"{image_id}{scoring.suffix}"
 
 
 def _has_truth(devkit: Devkit, image_id: str, objects: bool) -> bool:

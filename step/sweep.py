@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +25,10 @@ import torch
 
 from misc.arguments import (
     HelpFormatter,
-    exp_times,
     fraction,
     non_negative_int,
     positive_float,
-    radius,
+    value_type,
 )
 from misc.distributed import select_device
 from misc.entry import run_entry
@@ -44,10 +44,13 @@ from misc.tables import by_class, percent
 from net.pseudo_labels import strongest_labels
 from step.eval_cam import STEP as SEED_STEP
 from step.eval_cam import SWEEP_THRESHOLDS, count_seed
+from step.options import Options
+from step.run import Run, finished_run
 from step.scoring import Scored, scored_pictures
 from step.sweep_report import TUNED, Row, best_of, draw, log_tables
 from voc12.devkit import Devkit
 from voc12.labels import load_recorded_classes
+from voc12.source import open_source
 
 TITLE = "sweep"
 JSON_NAME, PLOT_NAME, LOG_NAME = "sweep.json", "sweep.png", "sweep.log"
@@ -124,14 +127,12 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
     start, device, output = time.perf_counter(), select_device(args.device), _prepare(args)
     if args.num_workers and device.type != "cpu":
         raise UserError(f"--num_workers {args.num_workers} is for --device cpu; leave it out here.")
-    made_by = read_record(args.cam_out_dir)
-    recorded = made_by.arguments.get("class_names", ()) if made_by else ()
-    classes = load_recorded_classes(args.classes, recorded, args.cam_out_dir)
-    names, grid = ["background", *classes], _grid(args)
-    files = Files(args.voc12_root, args.cam_out_dir, args.edge_out_dir)
+    run, grid = _finished_run(args), _grid(args)
+    names, options = ["background", *run.class_names], run.options
+    files = Files(args.voc12_root, options.cam_out_dir, options.edge_out_dir)
     told = {f"--eval_list {args.list} or --infer_list": "--list", "--eval_list": "--list"}
     with translated_options(told):
-        scored = scored_pictures(args, SEED_STEP)
+        scored = scored_pictures(run, SEED_STEP)
     set_log_file(output / LOG_NAME)
     log(f"{TITLE}: {scored.describe()}")
     counts = count(scored.ids, grid, files, len(names) - 1, device, args.num_workers)
@@ -140,7 +141,7 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
     content = {
         **_scores(counts, grid, scored, names),
         "grid": grid._asdict(),
-        "run": _run_settings(args.sem_seg_out_dir),
+        "run": _run_settings(options.sem_seg_out_dir),
         "records": {folder.name: _fingerprint(folder) for folder in (files.cam, files.edge)},
         "seconds": round(time.perf_counter() - start, 3),
         **run_facts(device),
@@ -283,22 +284,27 @@ def _fingerprint(folder: Path) -> str | None:
     return None if record is None else record.fingerprint
 
 
+def _finished_run(args: argparse.Namespace) -> Run:
+    """The outputs to score, of the classes that the CAMs were made for."""
+    cams = args.work_dir / Options.cam_out_dir
+    made_by = read_record(cams)
+    recorded = made_by.arguments.get("class_names", ()) if made_by else ()
+    classes = load_recorded_classes(args.classes, recorded, cams)
+    source = replace(open_source(args.voc12_root, args.classes), classes=classes)
+    return finished_run(source, args.work_dir, eval_list=args.list, infer_list=args.list)
+
+
 def _prepare(args: argparse.Namespace) -> Path:
-    """Fill in what the scoring steps ask for; returns the folder to write to.
+    """Check the folders; returns the one to write to.
 
     Raises:
         UserError: the folder is none of ours, or has an earlier sweep.
     """
-    args.cache_dir = args.cls_labels = None
-    args.eval_list = args.infer_list = args.list
-    result = args.work_dir / "result"
-    args.cam_out_dir, args.edge_out_dir, args.sem_seg_out_dir = (
-        result / name for name in ("cam", "edge", "sem_seg")
-    )
-    for path, option in ((args.voc12_root, "--voc12_root"), (args.cam_out_dir, "--work_dir")):
+    cams = args.work_dir / Options.cam_out_dir
+    for path, option in ((args.voc12_root, "--voc12_root"), (cams, "--work_dir")):
         if not path.is_dir():
             raise UserError(f"{path} does not exist; correct {option}, or run the steps first.")
-    output = args.output or result / TITLE
+    output = args.output or args.work_dir / Options.result_dir / TITLE
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; name a folder.")
     if output.is_dir() and read_record(output) is not None:
@@ -328,8 +334,19 @@ def build_parser() -> argparse.ArgumentParser:
     add("--cam_thresholds", type=fraction, nargs="+", default=SWEEP_THRESHOLDS, help="of the seed")
     add("--bg_thresholds", type=fraction, nargs="+", default=_BG_THRESHOLDS, help="of the masks")
     add("--betas", type=positive_float, nargs="+", default=_BETAS, help="exponents of the affinity")
-    add("--exp_times", type=exp_times, nargs="+", default=_EXP_TIMES, help="2 to these: steps")
-    add("--walk_radius", type=radius, default=5, help="cells of 4 pixels")
+    add(
+        "--exp_times",
+        type=value_type(Options, "exp_times"),
+        nargs="+",
+        default=_EXP_TIMES,
+        help="2 to these: steps",
+    )
+    add(
+        "--walk_radius",
+        type=value_type(Options, "walk_radius"),
+        default=5,
+        help="cells of 4 pixels",
+    )
     add("--num_workers", type=non_negative_int, default=0, help="processes; 0 for this one alone")
     add("--device", default="auto", help="auto (GPU when there is one), cpu, cuda, cuda:INDEX")
     add("--output", type=expand_user, help="folder (default: WORK_DIR/result/sweep)")

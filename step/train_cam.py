@@ -4,7 +4,6 @@ Reads pictures and image labels of `--train_list`; writes `sess/res152_cam.pth` 
 `sess/deits_cam.pth`, and after every epoch the resumable `sess/train_cam.state.pth`.
 """
 
-import argparse
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,37 +26,39 @@ from net.losses import CamLosses, cam_losses, classification_loss
 from net.resnet_cam import CnnCam, build_cnn_cam
 from step import lineage
 from step.plan import state_path
+from step.run import Run
 from voc12.dataset import ClassificationDataset, ClassificationEvalDataset
-from voc12.source import open_source
 
 STEP = "train_cam"
 HEAD_FACTOR = 10.0  # learning rate of the classifiers over that of the networks
 _CALIBRATION_BATCHES = 4
 
 
-def build_cnn(args: argparse.Namespace, init: str | None = None) -> CnnCam:
+def build_cnn(run: Run, init: str | None = None) -> CnnCam:
     """CNN branch of the options; `init` random skips ImageNet weights that would be overwritten."""
+    options = run.options
     return build_cnn_cam(
-        args.cnn,
-        args.num_classes,
-        init or args.init,
-        args.cnn_weights if init is None else None,
-        args.cnn_frozen_stages,
-        args.fixed_batchnorm,
+        options.cnn,
+        run.num_classes,
+        init or options.init,
+        options.cnn_weights if init is None else None,
+        options.cnn_frozen_stages,
+        options.fixed_batchnorm,
     )
 
 
-def build_deit(args: argparse.Namespace, init: str | None = None) -> DeitCam:
+def build_deit(run: Run, init: str | None = None) -> DeitCam:
     """Transformer branch of the options; see `build_cnn`."""
+    options = run.options
     return build_deit_cam(
-        args.vit,
-        args.num_classes,
-        args.tile_size,
-        args.tile_stride,
-        args.num_passes,
-        init or args.init,
-        args.vit_weights if init is None else None,
-        args.vit_args,
+        options.vit,
+        run.num_classes,
+        options.tile_size,
+        options.tile_stride,
+        options.num_passes,
+        init or options.init,
+        options.vit_weights if init is None else None,
+        options.vit_args,
     )
 
 
@@ -118,20 +119,23 @@ def training_step(
     return CamLosses(*(loss.detach() for loss in losses))
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Train both branches, or keep finished weights of the same arguments."""
-    source = open_source(args)
-    record = lineage.cam_training(args)
+    options, source = run.options, run.source
+    record = lineage.cam_training(run)
     cnn_kept, deit_kept = (
-        keep_file(path, record, force=args.force, option=option)
+        keep_file(path, record, force=options.force, option=option)
         for option, path in (
-            ("--cam_weights_name", args.cam_weights_name),
-            ("--deit_weights_name", args.deit_weights_name),
+            ("--cam_weights_name", options.cam_weights_name),
+            ("--deit_weights_name", options.deit_weights_name),
         )
     )
     if cnn_kept and deit_kept:
         return {}
-    for path, kept in ((args.cam_weights_name, cnn_kept), (args.deit_weights_name, deit_kept)):
+    for path, kept in (
+        (options.cam_weights_name, cnn_kept),
+        (options.deit_weights_name, deit_kept),
+    ):
         recorded = read_record(path) if kept else record
         if recorded is None or record.differences(recorded):
             raise UserError(
@@ -139,10 +143,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 "trained together, so give both files, or write to other names with "
                 "--cam_weights_name and --deit_weights_name."
             )
-    training = _prepare(args, source.id_list(args.train_list).ids, record.fingerprint)
+    training = _prepare(run, source.id_list(options.train_list).ids, record.fingerprint)
     training.run()
-    lists = lineage.list_facts(args, args.train_list)
-    for path, name in ((args.cam_weights_name, "cnn"), (args.deit_weights_name, "transformer")):
+    lists = lineage.list_facts(run, options.train_list)
+    for path, name in (
+        (options.cam_weights_name, "cnn"),
+        (options.deit_weights_name, "transformer"),
+    ):
         write_record(path, record, lists, {"history": training.history})
         remove_leftovers(path)
         save_checkpoint(path, training.models[name].state_dict())
@@ -152,52 +159,58 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"epochs": training.history}
 
 
-def _prepare(args: argparse.Namespace, ids: tuple[str, ...], fingerprint: str) -> Training:
+def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> Training:
     """Data, networks and optimisers of the run."""
-    seed_everything(args.seed)
-    source, device = open_source(args), select_device(args.device)
-    low, high = (int(side) for side in args.cam_long_side)
+    options = run.options
+    seed_everything(options.seed)
+    source, device = run.source, select_device(options.device)
+    low, high = (int(side) for side in options.cam_long_side)
     dataset = ClassificationDataset(
-        source.devkit, ids, source.image_labels(ids), args.cam_crop_size, (low, high), args.seed
+        source.devkit,
+        ids,
+        source.image_labels(ids),
+        options.cam_crop_size,
+        (low, high),
+        options.seed,
     )
-    batch_size = fit_batch(args.cam_batch_size, len(dataset), "--cam_batch_size")
-    models = {"cnn": build_cnn(args).to(device), "transformer": build_deit(args).to(device)}
-    steps = len(dataset) // batch_size * args.cam_num_epoches
-    decay, momentum = args.cam_weight_decay, args.momentum
+    batch_size = fit_batch(options.cam_batch_size, len(dataset), "--cam_batch_size")
+    models = {"cnn": build_cnn(run).to(device), "transformer": build_deit(run).to(device)}
+    steps = len(dataset) // batch_size * options.cam_num_epoches
+    decay, momentum = options.cam_weight_decay, options.momentum
     optimisers = {
-        "cnn": build_optimiser(models["cnn"], args.cam_learning_rate, decay, momentum, steps),
+        "cnn": build_optimiser(models["cnn"], options.cam_learning_rate, decay, momentum, steps),
         "transformer": build_optimiser(
             models["transformer"],
-            args.deit_learning_rate,
+            options.deit_learning_rate,
             decay,
             momentum,
             steps,
-            args.deit_optimiser,
+            options.deit_optimiser,
         ),
     }
-    if args.init == "random" and args.cnn_weights is None and args.fixed_batchnorm:
+    if options.init == "random" and options.cnn_weights is None and options.fixed_batchnorm:
         calibrate_batchnorm(models["cnn"].backbone, _first_images(dataset, batch_size, device))
 
     def step(batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
-        weight = args.cam_lambda if epoch + 1 >= args.cam_refine_epoch else 0.0
+        weight = options.cam_lambda if epoch + 1 >= options.cam_refine_epoch else 0.0
         images, labels = batch["image"], batch["label"]
-        losses = training_step(models, optimisers, images, labels, weight, args.precision)
+        losses = training_step(models, optimisers, images, labels, weight, options.precision)
         return {"cnn": losses.cnn, "transformer": losses.transformer, "l1": losses.refinement}
 
     return Training(
         title="train_cam",
         dataset=dataset,
         batch_size=batch_size,
-        epochs=args.cam_num_epoches,
-        seed=args.seed,
+        epochs=options.cam_num_epoches,
+        seed=options.seed,
         models=models,
         optimisers=optimisers,
         step=step,
         device=device,
-        state_path=state_path(args, STEP),
+        state_path=state_path(run, STEP),
         fingerprint=fingerprint,
-        num_workers=args.num_workers,
-        after_epoch=lambda epoch: validate(args, models, device),
+        num_workers=options.num_workers,
+        after_epoch=lambda epoch: validate(run, models, device),
     )
 
 
@@ -212,25 +225,23 @@ def _first_images(
 
 
 @torch.no_grad()
-def validate(
-    args: argparse.Namespace, models: dict[str, nn.Module], device: torch.device
-) -> dict[str, float]:
+def validate(run: Run, models: dict[str, nn.Module], device: torch.device) -> dict[str, float]:
     """Classification losses of both branches on `--val_list` (empty without such a list)."""
-    source = open_source(args)
-    ids = source.id_list(args.val_list).ids
+    options, source = run.options, run.source
+    ids = source.id_list(options.val_list).ids
     if not ids:
         return {}
     dataset = ClassificationEvalDataset(
-        source.devkit, ids, source.image_labels(ids), args.cam_crop_size
+        source.devkit, ids, source.image_labels(ids), options.cam_crop_size
     )
     for model in models.values():
         model.eval()
     sums = dict.fromkeys(models, 0.0)
-    loader = eval_loader(dataset, args.cam_batch_size, args.num_workers)
+    loader = eval_loader(dataset, options.cam_batch_size, options.num_workers)
     for batch in progress(loader, "validate"):
         batch = to_device(batch, device)
         for name, model in models.items():
-            with autocast(device, args.precision):
+            with autocast(device, options.precision):
                 maps = model(batch["image"])
             sums[name] += float(classification_loss(maps, batch["label"])) * len(maps)
     return {f"val_{name}": total / len(dataset) for name, total in sums.items()}

@@ -5,7 +5,6 @@ epoch, the resumable `sess/train_irn.state.pth`. After the training the mean dis
 `--infer_list` is stored in the weights.
 """
 
-import argparse
 from typing import Any
 
 import torch
@@ -29,41 +28,44 @@ from misc.seed import seed_everything
 from misc.training import Training, autocast, eval_loader, fit_batch
 from net.affinity import path_index
 from net.backbone import Backbone, build_backbone, calibrate_batchnorm, load_backbone
-from net.irn import GRID_STRIDE, IRNet
+from net.irn import IRNet
 from net.losses import IrnLosses, irn_losses
+from net.strides import GRID_STRIDE
 from step import lineage
-from step.consistency import CAM_BACKBONE
+from step.options import CAM_BACKBONE
 from step.plan import state_path
+from step.run import Run
 from voc12.dataset import PairDataset, TopLeftDataset
-from voc12.source import open_source
 
 STEP = "train_irn"
 DISPLACEMENT_FACTOR = 10.0  # learning rate of the displacement layers over that of the edge layers
 
 
-def build_model(args: argparse.Namespace, trained: bool = False) -> IRNet:
+def build_model(run: Run, trained: bool = False) -> IRNet:
     """IRNet of the options.
 
     Args:
-        args: options.
+        run: the run.
         trained: the weights will be loaded, so the backbone needs none.
     """
-    weights = args.irn_backbone_weights
-    init = "random" if trained or weights == CAM_BACKBONE else args.init
+    options = run.options
+    weights = options.irn_backbone_weights
+    init = "random" if trained or weights == CAM_BACKBONE else options.init
     local = None if trained or weights == CAM_BACKBONE else weights
-    backbone = build_backbone(args.irn_backbone, init, local, "--irn_backbone_weights")
+    backbone = build_backbone(options.irn_backbone, init, local, "--irn_backbone_weights")
     if weights == CAM_BACKBONE and not trained:
-        _copy_cam_backbone(args, backbone)
+        _copy_cam_backbone(run, backbone)
     return IRNet(backbone)
 
 
-def _copy_cam_backbone(args: argparse.Namespace, backbone: Backbone) -> None:
+def _copy_cam_backbone(run: Run, backbone: Backbone) -> None:
     """Take over the backbone of the trained CNN branch."""
-    lineage.require_input(args.cam_weights_name, lineage.cam_training, args)
-    state = state_dict_of(load_checkpoint(args.cam_weights_name))
+    options = run.options
+    lineage.require_input(options.cam_weights_name, lineage.cam_training, run)
+    state = state_dict_of(load_checkpoint(options.cam_weights_name))
     if is_official(state, "cnn"):
         state = from_official(state, "cnn")
-    load_backbone(backbone, state, args.cam_weights_name)
+    load_backbone(backbone, state, options.cam_weights_name)
 
 
 def build_optimiser(
@@ -78,54 +80,62 @@ def build_optimiser(
     return PolySGD(groups, learning_rate, weight_decay, momentum, max_step=steps)
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Train IRNet, or keep finished weights of the same arguments."""
-    source = open_source(args)
-    ids = source.id_list(args.train_list).ids
-    lineage.require_input(args.ir_label_out_dir, lineage.ir_labels, args)
-    lineage.require_ids(args.ir_label_out_dir, ".png", ids, "cam_to_ir_label")
-    record = lineage.irn_training(args)
-    if keep_file(args.irn_weights_name, record, force=args.force, option="--irn_weights_name"):
+    options, source = run.options, run.source
+    ids = source.id_list(options.train_list).ids
+    lineage.require_input(options.ir_label_out_dir, lineage.ir_labels, run)
+    lineage.require_ids(options.ir_label_out_dir, ".png", ids, "cam_to_ir_label")
+    record = lineage.irn_training(run)
+    if keep_file(
+        options.irn_weights_name, record, force=options.force, option="--irn_weights_name"
+    ):
         return {}
-    training, model = _prepare(args, ids, record.fingerprint)
+    training, model = _prepare(run, ids, record.fingerprint)
     training.run()
-    mean = store_mean_displacement(args, model, training.device)
+    mean = store_mean_displacement(run, model, training.device)
     log(f"train_irn: mean displacement (dy, dx) {mean[0]:.3f}, {mean[1]:.3f} cells")
-    lists = lineage.list_facts(args, args.train_list, args.infer_list)
-    write_record(args.irn_weights_name, record, lists, {"history": training.history})
-    remove_leftovers(args.irn_weights_name)
-    save_checkpoint(args.irn_weights_name, model.state_dict())
-    seal_record(args.irn_weights_name)
-    log(f"wrote {args.irn_weights_name}")
+    lists = lineage.list_facts(run, options.train_list, options.infer_list)
+    write_record(options.irn_weights_name, record, lists, {"history": training.history})
+    remove_leftovers(options.irn_weights_name)
+    save_checkpoint(options.irn_weights_name, model.state_dict())
+    seal_record(options.irn_weights_name)
+    log(f"wrote {options.irn_weights_name}")
     training.state_path.unlink(missing_ok=True)
     return {"epochs": training.history}
 
 
-def _prepare(
-    args: argparse.Namespace, ids: tuple[str, ...], fingerprint: str
-) -> tuple[Training, IRNet]:
+def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> tuple[Training, IRNet]:
     """Data, network and optimiser of the run."""
-    seed_everything(args.seed)
-    source, device = open_source(args), select_device(args.device)
-    paths = path_index(args.irn_radius)
-    paths.source_size((args.irn_crop_size // GRID_STRIDE,) * 2)  # refuses crops that are too small
+    options = run.options
+    seed_everything(options.seed)
+    source, device = run.source, select_device(options.device)
+    paths = path_index(options.irn_radius)
+    paths.source_size(
+        (options.irn_crop_size // GRID_STRIDE,) * 2
+    )  # refuses crops that are too small
     dataset = PairDataset(
-        source.devkit, ids, args.ir_label_out_dir, args.irn_crop_size, seed=args.seed
+        source.devkit,
+        ids,
+        options.ir_label_out_dir,
+        options.irn_crop_size,
+        GRID_STRIDE,
+        seed=options.seed,
     )
-    batch_size = fit_batch(args.irn_batch_size, len(dataset), "--irn_batch_size")
-    model = build_model(args).to(device)
-    if args.init == "random" and args.irn_backbone_weights is None:
+    batch_size = fit_batch(options.irn_batch_size, len(dataset), "--irn_batch_size")
+    model = build_model(run).to(device)
+    if options.init == "random" and options.irn_backbone_weights is None:
         images = (dataset[i]["image"][None].to(device) for i in range(batch_size))
         calibrate_batchnorm(model.backbone, images)
-    steps = len(dataset) // batch_size * args.irn_num_epoches
+    steps = len(dataset) // batch_size * options.irn_num_epoches
     optimiser = build_optimiser(
-        model, args.irn_learning_rate, args.irn_weight_decay, args.momentum, steps
+        model, options.irn_learning_rate, options.irn_weight_decay, options.momentum, steps
     )
 
     def step(batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
-        with autocast(device, args.precision):
+        with autocast(device, options.precision):
             edge, displacement = model(batch["image"])
-        losses = irn_losses(edge, displacement, batch["label"], paths, args.num_classes)
+        losses = irn_losses(edge, displacement, batch["label"], paths, run.num_classes)
         optimiser.zero_grad()
         losses.total().backward()
         optimiser.step()
@@ -135,37 +145,37 @@ def _prepare(
         title="train_irn",
         dataset=dataset,
         batch_size=batch_size,
-        epochs=args.irn_num_epoches,
-        seed=args.seed,
+        epochs=options.irn_num_epoches,
+        seed=options.seed,
         models={"irn": model},
         optimisers={"irn": optimiser},
         step=step,
         device=device,
-        state_path=state_path(args, STEP),
+        state_path=state_path(run, STEP),
         fingerprint=fingerprint,
-        num_workers=args.num_workers,
+        num_workers=options.num_workers,
     )
     return training, model
 
 
 @torch.no_grad()
-def store_mean_displacement(
-    args: argparse.Namespace, model: IRNet, device: torch.device
-) -> list[float]:
+def store_mean_displacement(run: Run, model: IRNet, device: torch.device) -> list[float]:
     """Put the mean displacement over top-left crops of the inference list into the network.
 
     Raises:
         UserError: it is not finite.
     """
-    source = open_source(args)
+    options, source = run.options, run.source
     model.eval()
     model.mean_shift.running_mean.zero_()
-    dataset = TopLeftDataset(source.devkit, source.id_list(args.infer_list).ids, args.irn_crop_size)
+    dataset = TopLeftDataset(
+        source.devkit, source.id_list(options.infer_list).ids, options.irn_crop_size
+    )
     total = torch.zeros(2, device=device)
     for batch in progress(
-        eval_loader(dataset, args.irn_batch_size, args.num_workers), "mean displacement"
+        eval_loader(dataset, options.irn_batch_size, options.num_workers), "mean displacement"
     ):
-        with autocast(device, args.precision):
+        with autocast(device, options.precision):
             displacement = model(batch["image"].to(device))[1]
         total += displacement.float().mean(dim=(2, 3)).sum(dim=0)
     if not total.isfinite().all():

@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import run_sample
 from misc.checkpoint import load_checkpoint, save_checkpoint, state_dict_of
 from misc.files import read_json, sha256_file
 from misc.progress import set_log_file
-from step.options import parse_args
+from step.command_line import parse_args
+from step.run import Run, prepare_data
 from voc12.sample import devkit as synthetic
 
 TRAIN_IDS = tuple(f"sample_{number:06d}" for number in range(1, 7))
@@ -91,11 +92,14 @@ def run(root: Path, work_dir: Path, *flags: str, **options: Any) -> int:
         set_log_file(None)
 
 
-def prepared(root: Path, work_dir: Path, *flags: str, **options: Any) -> Namespace:
-    """Options of a tiny run as the steps get them, class names included."""
-    args = parse_args(command_line(root, work_dir, *flags, **options))
-    run_sample.prepare_data(args)
-    return args
+def prepared(root: Path, work_dir: Path, *flags: str, **options: Any) -> Run:
+    """A tiny run as the steps get it."""
+    return prepare_data(parse_args(command_line(root, work_dir, *flags, **options)))
+
+
+def changed(run: Run, **options: Any) -> Run:
+    """The same run with other options."""
+    return replace(run, options=replace(run.options, **options))
 
 
 def copy_of(work_dir: Path, target: Path, *, without: Sequence[str] = ()) -> Path:

@@ -1,6 +1,5 @@
 """The data a run works on: devkit, class names, lists and image labels behind the options."""
 
-import argparse
 import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
@@ -78,23 +77,28 @@ class DataSource:
         return digest.hexdigest()
 
 
-def open_source(args: argparse.Namespace, photos: Mapping[str, Photo] | None = None) -> DataSource:
-    """The data source of a run; remembered in `args`, so lists and labels are read once.
+def open_source(
+    root: Path,
+    classes: Path | None = None,
+    cls_labels: Path | None = None,
+    cache_dir: Path | None = None,
+    photos: Mapping[str, Photo] | None = None,
+) -> DataSource:
+    """The data in a devkit folder; lists called train and so on are VOC's where classes are.
 
     Args:
-        args: options.
-        photos: see `DataSource`; counts for the first call.
+        root: the devkit folder.
+        classes: file of class names; None for VOC's.
+        cls_labels: see `DataSource`, like the others.
+        cache_dir: see `DataSource`.
+        photos: see `DataSource`.
     """
-    source = getattr(args, "data_source", None)
-    if source is None:
-        root = Path(args.voc12_root)
-        source = DataSource(
-            Devkit(root),
-            load_classes(Path(args.classes) if args.classes else None),
-            Path(args.cls_labels) if args.cls_labels else None,
-            args.cache_dir,
-            expect_standard=args.classes is None and not (root / SYNTHETIC_RECORD).is_file(),
-            photos=photos or {},
-        )
-        args.data_source = source
-    return source
+    is_sample = (root / SYNTHETIC_RECORD).is_file()
+    return DataSource(
+        Devkit(root),
+        load_classes(classes),
+        cls_labels,
+        cache_dir,
+        expect_standard=classes is None and not is_sample,
+        photos=photos or {},
+    )

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from misc.config import flatten
 from misc.errors import UserError
 from misc.page.document import (
     Chart,
@@ -18,8 +19,9 @@ from misc.page.document import (
     split_by_default,
 )
 from misc.tables import show
-from step.options import STEP_NAMES, parse_args
-from step.report import pictures_of, plain
+from step.command_line import parse_args
+from step.options import STEP_NAMES
+from step.report import pictures_of
 from voc12.labels import VOC_CLASSES
 
 Metrics = Mapping[str, Any]
@@ -194,7 +196,7 @@ def _origin(metrics: Metrics) -> list[Facts]:
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The recorded arguments that differ from the defaults of the published run, and the others."""
     words = ["--voc12_root", "ROOT", "--work_dir", str(arguments.get("work_dir", "."))]
-    defaults = {name: plain(value) for name, value in vars(parse_args(words)).items()}
+    defaults = flatten(parse_args(words))
     defaults |= {"class_names": list(VOC_CLASSES), "num_classes": len(VOC_CLASSES)}
     for name in _OWN:
         defaults.pop(name)

@@ -2,12 +2,13 @@
 
 import os
 import zlib
-from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pipeline import changed
 
 from misc.errors import UserError
 from misc.maps_io import load_cam, save_cam, save_instances, voc_palette, write_label
@@ -23,6 +24,9 @@ from misc.visualize import (
     save_figure,
 )
 from step import make_figure
+from step.run import Run, finished_run
+from voc12.devkit import Devkit
+from voc12.source import DataSource
 
 SIZE = (40, 60)
 
@@ -166,7 +170,7 @@ def test_unknown_format_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def args(tmp_path: Path) -> Namespace:
+def made(tmp_path: Path) -> Run:
     """Three pictures; `b` has every output, `c` a CAM without classes, `a` nothing."""
     root, result = tmp_path / "voc", tmp_path / "result"
     label = np.zeros(SIZE, np.uint8)
@@ -184,75 +188,65 @@ def args(tmp_path: Path) -> Namespace:
     (result / "edge").mkdir()
     Image.fromarray(np.zeros((10, 15), np.uint8)).save(result / "edge" / "b.png")
     save_instances(result / "ins_seg" / "b.npz", np.ones(1), np.array([2]), label[None] > 0)
-    folders = {f"{k}_out_dir": result / k for k in ("cam", "ir_label", "sem_seg", "ins_seg")}
-    return Namespace(
-        voc12_root=root,
-        infer_list=str(root / "ids.txt"),
-        figure_num=6,
-        classes=None,
-        class_names=("aeroplane", "bicycle", "bird"),
-        cache_dir=None,
-        result_dir=result,
-        edge_out_dir=result / "edge",
-        **folders,
-    )
+    source = DataSource(Devkit(root), ("aeroplane", "bicycle", "bird"), expect_standard=False)
+    return finished_run(source, tmp_path, infer_list=str(root / "ids.txt"))
 
 
-def test_row_has_every_column_whose_file_exists(args: Namespace) -> None:
-    row = make_figure.draw_picture(args, "b")
+def test_row_has_every_column_whose_file_exists(made: Run) -> None:
+    row = make_figure.draw_picture(made, "b")
     assert set(row.cells) == set(make_figure.COLUMNS)
     assert {cell.shape for cell in row.cells.values()} == {(*SIZE, 3)}
     assert row.caption == "b: bird"
     assert row.labels == {0, 3}
-    empty = make_figure.draw_picture(args, "c")
+    empty = make_figure.draw_picture(made, "c")
     assert set(empty.cells) == {"photo", "CAM"}
     assert empty.caption == "c"
 
 
-def test_what_is_older_than_its_cam_is_left_out(args: Namespace) -> None:
+def test_what_is_older_than_its_cam_is_left_out(made: Run) -> None:
     """As after a picture was replaced: the CAM is new, the rest is of the picture before."""
-    cam = args.cam_out_dir / "b.npz"
-    for folder in (args.ins_seg_out_dir, args.sem_seg_out_dir):
+    cam = made.options.cam_out_dir / "b.npz"
+    for folder in (made.options.ins_seg_out_dir, made.options.sem_seg_out_dir):
         old = next(folder.glob("b.*"))
         os.utime(old, ns=(cam.stat().st_mtime_ns - 1,) * 2)
-    row = make_figure.draw_picture(args, "b")
+    row = make_figure.draw_picture(made, "b")
     assert set(row.cells) == {"photo", "ground truth", "CAM", "IR label", "edge map"}
 
 
-def test_outputs_of_another_picture_are_left_out(args: Namespace) -> None:
-    picture = args.voc12_root / "JPEGImages" / "b.jpg"
-    maps = load_cam(args.cam_out_dir / "b.npz")
-    save_cam(args.cam_out_dir / "b.npz", *maps, picture=zlib.crc32(picture.read_bytes()))
+def test_outputs_of_another_picture_are_left_out(made: Run) -> None:
+    picture = made.source.devkit.root / "JPEGImages" / "b.jpg"
+    maps = load_cam(made.options.cam_out_dir / "b.npz")
+    save_cam(made.options.cam_out_dir / "b.npz", *maps, picture=zlib.crc32(picture.read_bytes()))
     for kind in ("ir_label", "edge", "sem_seg", "ins_seg"):
-        os.utime(next((args.result_dir / kind).glob("b.*")))
-    assert set(make_figure.draw_picture(args, "b").cells) == set(make_figure.COLUMNS)
+        os.utime(next((made.options.result_dir / kind).glob("b.*")))
+    assert set(make_figure.draw_picture(made, "b").cells) == set(make_figure.COLUMNS)
     Image.fromarray(_photo()[:20, :30]).save(picture)
-    assert set(make_figure.draw_picture(args, "b").cells) == {"photo", "ground truth"}
-    (args.cam_out_dir / "b.npz").unlink()
-    assert "instances" not in make_figure.draw_picture(args, "b").cells
+    assert set(make_figure.draw_picture(made, "b").cells) == {"photo", "ground truth"}
+    (made.options.cam_out_dir / "b.npz").unlink()
+    assert "instances" not in make_figure.draw_picture(made, "b").cells
 
 
-def test_class_list_that_is_too_short_is_a_sentence(args: Namespace) -> None:
-    args.class_names = args.class_names[:2]
+def test_class_list_that_is_too_short_is_a_sentence(made: Run) -> None:
+    made = replace(made, source=replace(made.source, classes=("aeroplane", "bicycle")))
     with pytest.raises(UserError, match=r"b\.npz has class 3 but only 2 classes are named.*--cl"):
-        make_figure.draw_picture(args, "b")
+        make_figure.draw_picture(made, "b")
 
 
 @pytest.mark.parametrize("number", ["-1", "0", "many"])
 def test_number_of_pictures_is_checked(
-    args: Namespace, number: str, capsys: pytest.CaptureFixture[str]
+    made: Run, number: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for option in ("--num", "--figure_num"):
         with pytest.raises(SystemExit) as ended:
-            make_figure.main(["--voc12_root", str(args.voc12_root), option, number])
+            make_figure.main(["--voc12_root", str(made.source.devkit.root), option, number])
         assert ended.value.code == 2
         assert number in capsys.readouterr().err
 
 
-def test_figure_alone(args: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
-    root, work = str(args.voc12_root), str(args.result_dir.parent)
-    command = ["--voc12_root", root, "--work_dir", work, "--list", args.infer_list]
-    target = args.result_dir / "elsewhere" / "fig"
+def test_figure_alone(made: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    root, work = str(made.source.devkit.root), str(made.options.result_dir.parent)
+    command = ["--voc12_root", root, "--work_dir", work, "--list", made.options.infer_list]
+    target = made.options.result_dir / "elsewhere" / "fig"
     assert make_figure.main([*command, "--num", "1", "--output", str(target)]) == 0
     assert "1 of 3 pictures" in capsys.readouterr().out
     assert [path.name for path in target.parent.iterdir()] == ["fig"]
@@ -260,24 +254,22 @@ def test_figure_alone(args: Namespace, capsys: pytest.CaptureFixture[str]) -> No
     assert "step.make_figure: nowhere.txt does not exist" in capsys.readouterr().err
 
 
-def test_step_writes_the_figure(args: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
-    result = make_figure.run(args)
-    assert result == {"figure": str(args.result_dir / "figure.png")}
+def test_step_writes_the_figure(made: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    result = make_figure.run(made)
+    assert result == {"figure": str(made.options.result_dir / "figure.png")}
     assert "2 of 3 pictures" in capsys.readouterr().out
     with Image.open(result["figure"]) as image:
         assert image.width > 7 * 150
 
 
-def test_nothing_to_draw_is_said(args: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
-    args.figure_num = 0
-    assert make_figure.run(args) == {"figure": None}
+def test_nothing_to_draw_is_said(made: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_figure.run(changed(made, figure_num=0)) == {"figure": None}
     assert "No figure" in capsys.readouterr().out
 
 
-def test_missing_list_is_explained(args: Namespace) -> None:
-    args.infer_list = "nowhere.txt"
+def test_missing_list_is_explained(made: Run) -> None:
     with pytest.raises(UserError, match=r"nowhere\.txt"):
-        make_figure.run(args)
+        make_figure.run(changed(made, infer_list="nowhere.txt"))
 
 
 def test_pictures_are_spread_over_the_list() -> None:

@@ -1,6 +1,5 @@
 """IRNet against the published implementation: inference, losses, gradients."""
 
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from networks import NUM_CLASSES, golden_irn, picture
 from numpy.testing import assert_allclose
+from pipeline import changed
 
 from misc.checkpoint import save_checkpoint
 from misc.errors import UserError
@@ -17,7 +17,11 @@ from net.irn import IRNet, build_irn
 from net.losses import irn_losses
 from net.resnet_cam import build_cnn_cam
 from step import train_irn
-from step.consistency import CAM_BACKBONE
+from step.options import CAM_BACKBONE, Options
+from step.run import Run
+from voc12.devkit import Devkit
+from voc12.labels import VOC_CLASSES
+from voc12.source import DataSource
 
 RADIUS = 10
 
@@ -109,13 +113,10 @@ def test_backbone_of_the_cnn_branch_is_taken_over(
     file = tmp_path / "cam.pth"
     named = {published.name_of(key, "cnn"): value for key, value in cam.items()}
     save_checkpoint(file, cam if layout == "ours" else published.file_of("cnn", named))
-    args = Namespace(
-        irn_backbone="resnet18", irn_backbone_weights=CAM_BACKBONE, cam_weights_name=file
-    )
-    args.init = "pretrained"
-    model = train_irn.build_model(args)
+    own = Options(irn_backbone="resnet18", irn_backbone_weights=CAM_BACKBONE, cam_weights_name=file)
+    run = Run(own, DataSource(Devkit(tmp_path), VOC_CLASSES))
+    model = train_irn.build_model(run)
     for key, value in model.backbone.state_dict().items():
         assert key.endswith("num_batches_tracked") or torch.equal(value, cam[f"backbone.{key}"])
-    args.irn_backbone = "resnet34"
     with pytest.raises(UserError, match=r"cam\.pth does not hold the weights of this network"):
-        train_irn.build_model(args)
+        train_irn.build_model(changed(run, irn_backbone="resnet34"))

@@ -18,8 +18,8 @@ from misc.errors import UserError
 from misc.files import read_json, write_json
 from misc.maps_io import load_cam, read_label
 from misc.progress import set_log_file
+from step.command_line import parse_args
 from step.next_command import deeplab_command
-from step.options import parse_args
 from voc12.coco import __main__ as command
 from voc12.devkit import Devkit
 from voc12.labels import VOC_CLASSES, read_annotation

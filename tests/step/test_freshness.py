@@ -9,6 +9,8 @@ from pipeline import TRAIN_IDS, copy_of, log_of, metrics, output, run, times
 
 from misc.files import up_to_date
 from step.checks import readiness_problems
+from step.run import finished_run
+from voc12.source import open_source
 
 INFERENCE = ("--steps", "make_cam,make_sem_seg_labels,eval_sem_seg")
 
@@ -87,14 +89,14 @@ def test_networks_are_tried_before_the_work(
     assert not (tmp_path / "work" / "sess" / "train_cam.state.pth").exists()
 
 
-def test_missing_crf_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_crf_is_told_before_the_work(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
-    from argparse import Namespace
 
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
-    nowhere = dict.fromkeys(("cam_weights_name", "deit_weights_name", "irn_weights_name"), Path())
-    args = Namespace(overwrite=False, **nowhere)
-    (problem,) = readiness_problems(args, ("cam_to_ir_label",))
+    run = finished_run(open_source(sample), tmp_path)
+    (problem,) = readiness_problems(run, ("cam_to_ir_label",))
     assert "pip install pydensecrf2" in problem
 
 

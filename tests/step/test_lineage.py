@@ -25,7 +25,7 @@ from pipeline import (
 
 from misc.provenance import Record, read_record
 from step import lineage
-from step.options import build_parser
+from step.command_line import build_parser
 
 RECORDS: dict[str, Callable[[Any], Record]] = {
     "train_cam": lineage.cam_training,
@@ -117,8 +117,8 @@ DATA = {
 
 
 def fingerprints(sample: Path, work: Path, **options: Any) -> dict[str, str]:
-    args = prepared(sample, work, **options)
-    return {name: record(args).fingerprint for name, record in RECORDS.items()}
+    made = prepared(sample, work, **options)
+    return {name: record(made).fingerprint for name, record in RECORDS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_option_that_changes_an_output_changes_its_record(
     value, expected = COUNTS[option]
     after = fingerprints(sample, finished, **{option: value})
     if option == "cam_learning_rate":  # the transformer's follows
-        assert prepared(sample, finished, **{option: value}).deit_learning_rate == value
+        assert prepared(sample, finished, **{option: value}).options.deit_learning_rate == value
     assert changed(now, after) == expected
 
 
@@ -207,24 +207,24 @@ def test_training_with_the_cam_backbone_depends_on_its_weights(
     sample: Path, finished: Path, tmp_path: Path
 ) -> None:
     work = copy_of(finished, tmp_path / "work")
-    args = prepared(sample, work, irn_backbone_weights="cam")
-    before = lineage.irn_training(args).fingerprint
+    made = prepared(sample, work, irn_backbone_weights="cam")
+    before = lineage.irn_training(made).fingerprint
     disturb_weights(work / "sess" / WEIGHTS["cnn"])
-    assert lineage.irn_training(args).fingerprint != before
+    assert lineage.irn_training(made).fingerprint != before
 
 
 def test_records_on_disk_are_those_of_the_arguments(sample: Path, finished: Path) -> None:
-    args = prepared(sample, finished)
+    made = prepared(sample, finished)
     targets = {
-        "train_cam": args.deit_weights_name,
-        "cam": args.cam_out_dir,
-        "ir_label": args.ir_label_out_dir,
-        "train_irn": args.irn_weights_name,
-        "sem_seg": args.sem_seg_out_dir,
-        "ins_seg": args.ins_seg_out_dir,
+        "train_cam": made.options.deit_weights_name,
+        "cam": made.options.cam_out_dir,
+        "ir_label": made.options.ir_label_out_dir,
+        "train_irn": made.options.irn_weights_name,
+        "sem_seg": made.options.sem_seg_out_dir,
+        "ins_seg": made.options.ins_seg_out_dir,
     }
     for name, target in targets.items():
-        assert RECORDS[name](args).differences(read_record(target)) == [], name
+        assert RECORDS[name](made).differences(read_record(target)) == [], name
 
 
 # --------------------------------------------------------------------------- what a run does then

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from pipeline import TRAIN_IDS, VAL_IDS, copy_of, log_of, prepared, run, write_list
 
-import run_sample
 from deeplab.config import load
 from deeplab.main import parse_args as parse_deeplab
 from deeplab.preflight import check_training
+from step.command_line import parse_args
 from step.next_command import deeplab_advice, deeplab_command
-from step.options import parse_args
+from step.run import prepare_data
 
 
 def deeplab_reads(command: str) -> list[str]:
@@ -56,9 +56,7 @@ def test_published_training_needs_train_aug(tmp_path: Path, infer_list: str, mis
     for name, ids in lists.items():
         write_list(root / f"ImageSets/Segmentation/{name}.txt", ids)
     argv = ["--voc12_root", str(root), "--work_dir", str(tmp_path), "--infer_list", infer_list]
-    args = parse_args(argv)
-    run_sample.prepare_data(args)
-    advice = deeplab_advice(args)
+    advice = deeplab_advice(prepare_data(parse_args(argv)))
     assert ("DATASET.SPLIT.TRAIN=train" in advice) is bool(missing)
     assert (f"of which {missing} pictures would have no mask" in advice) is bool(missing)
     assert ("--infer_list voc12/train_aug.txt" in advice) is bool(missing)
@@ -69,7 +67,6 @@ def test_own_classes_are_handed_over(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("apple\npear tree\n")
     one = write_list(tmp_path / "mine.txt", ["a"])
     own = {"voc12_root": tmp_path / "voc", "classes": tmp_path / "classes.txt", "infer_list": one}
-    args = parse_args([text for name, value in own.items() for text in (f"--{name}", str(value))])
-    run_sample.prepare_data(args)
-    words = shlex.split(deeplab_command(args))
+    argv = [text for name, value in own.items() for text in (f"--{name}", str(value))]
+    words = shlex.split(deeplab_command(prepare_data(parse_args(argv))))
     assert {f"DATASET.LABELS={tmp_path / 'classes.txt'}", "DATASET.N_CLASSES=3"} <= set(words)

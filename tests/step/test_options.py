@@ -1,7 +1,6 @@
 """Command line: published defaults, presets, switches, and clear answers to wrong options."""
 
 import argparse
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,12 @@ from pipeline import prepared
 import run_sample
 from misc.errors import UserError
 from misc.seed import seed_everything
-from net.backbone import OUTPUT_STRIDE
 from net.crf import CrfParameters
-from net.irn import GRID_STRIDE
-from step import consistency, options, train_cam, train_irn
-from step.options import STEP_NAMES, build_parser, parse_args, selected_steps, switch_name
+from net.strides import GRID_STRIDE, OUTPUT_STRIDE
+from step import train_cam, train_irn
+from step.command_line import build_parser, parse_args
+from step.options import STEP_NAMES, Options, selected_steps, switch_name
 from step.presets import PRESETS
-from voc12.source import open_source
 
 ROOT = ("--voc12_root", "/data/voc")
 PUBLISHED = {
@@ -81,7 +79,7 @@ PUBLISHED_FILES = {
 WITHOUT_INSTANCES = tuple(s for s in STEP_NAMES if "ins_seg" not in s)
 
 
-def parse(*argv: str) -> Namespace:
+def parse(*argv: str) -> Options:
     return parse_args([*ROOT, *argv])
 
 
@@ -112,15 +110,10 @@ def test_steps_on_by_default() -> None:
     assert selected_steps(parse()) == WITHOUT_INSTANCES
 
 
-def test_strides_known_without_torch_are_those_of_the_networks() -> None:
-    assert consistency.NETWORK_STRIDE == OUTPUT_STRIDE
-    assert consistency.IRN_GRID_STRIDE == GRID_STRIDE
-
-
 def test_training_options_reach_the_cam_training(sample: Path, tmp_path: Path) -> None:
-    args = prepared(sample, tmp_path, cam_crop_size=64, cam_long_side="50,90", seed=5, momentum=0.5)
-    args.deit_learning_rate = 0.02
-    training = train_cam._prepare(args, open_source(args).id_list("train").ids, "")
+    own = {"cam_crop_size": 64, "cam_long_side": "50,90", "seed": 5, "momentum": 0.5}
+    run = prepared(sample, tmp_path, **own, deit_learning_rate=0.02)
+    training = train_cam._prepare(run, run.source.id_list("train").ids, "")
     data = training.dataset
     assert (data.crop_size, data.long_side, data.seed, len(data)) == (64, (50, 90), 5, 6)
     assert data[0]["image"].shape == (3, 64, 64)
@@ -338,5 +331,5 @@ def test_help_says_defaults_and_the_quirk_of_the_momentum() -> None:
 def test_parsing_has_no_side_effects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     parse_args(["--voc12_root", "nowhere", "--work_dir", "runs/new"])
-    options.build_parser()
+    build_parser()
     assert list(tmp_path.iterdir()) == []

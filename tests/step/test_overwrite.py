@@ -21,7 +21,7 @@ from pipeline import (
 )
 
 from misc.errors import UserError
-from step.options import parse_args
+from step.command_line import parse_args
 
 AGAIN = ("--steps", "make_sem_seg_labels", "--overwrite")
 

@@ -6,7 +6,7 @@ import pytest
 from photo_files import LONG_SIDE, picture
 
 from misc.errors import UserError
-from step.options import parse_args
+from step.command_line import parse_args
 from step.presets import PRESETS
 from voc12.photos import folder as photos
 

@@ -5,13 +5,13 @@ expectations are written down by hand.
 """
 
 import shlex
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from misc.errors import UserError
-from step.options import STEP_NAMES, parse_args, selected_steps
+from step.command_line import parse_args
+from step.options import STEP_NAMES, Options, selected_steps
 
 ROOT = "$downloaded_dataset_path/VOCdevkit/VOC2012"
 README = f"python run_sample.py --voc12_root {ROOT}"
@@ -77,7 +77,7 @@ FILES = {
 STEPS = tuple(step for step in STEP_NAMES if "ins_seg" not in step)
 
 
-def parse(command: str) -> Namespace:
+def parse(command: str) -> Options:
     return parse_args(shlex.split(command)[2:])
 
 

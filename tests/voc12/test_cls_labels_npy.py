@@ -90,11 +90,11 @@ def test_missing_ids_are_counted(tmp_path: Path) -> None:
 def test_a_run_takes_them_and_the_preflight_looks_at_them(
     sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    args = prepared(sample, tmp_path / "xml")
-    vectors = args.data_source.image_labels((*TRAIN_IDS, *VAL_IDS))
+    xml = prepared(sample, tmp_path / "xml")
+    vectors = xml.source.image_labels((*TRAIN_IDS, *VAL_IDS))
     path = saved(tmp_path, vectors)
     own = prepared(sample, tmp_path / "npy", cls_labels=path)
-    found = own.data_source.image_labels(TRAIN_IDS)
+    found = own.source.image_labels(TRAIN_IDS)
     assert all(np.array_equal(found[i], vectors[i]) for i in TRAIN_IDS)
     spoilt = saved(tmp_path, {**vectors, TRAIN_IDS[2]: np.ones(3)})
     assert run(sample, tmp_path / "run", cls_labels=spoilt) == 2
