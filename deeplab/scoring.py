@@ -72,7 +72,7 @@ def scores_of(confusion: ConfusionMatrix, names: Sequence[str]) -> dict[str, Any
 def _ious(scores: SegmentationScores, names: Sequence[str]) -> dict[str, Any]:
     by_name = zip(names, scores.iou, strict=True)
     return {
-        MEAN_IOU: _fraction(scores.mean_iou),
+        MEAN_IOU: _fraction(scores.miou_of_true),
         CLASS_IOU: {name: _fraction(value) for name, value in by_name},
     }
 

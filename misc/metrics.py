@@ -20,7 +20,7 @@ class SegmentationScores:
 
     Attributes:
         iou: (C,) intersection over union.
-        miou: mean of `iou` over the classes that occur in ground truth or prediction.
+        miou_of_occurring: mean of `iou` over the classes that occur in ground truth or prediction.
         false_positive: (C,) share of the union that is prediction only, 1 - gt / union.
         false_negative: (C,) share of the union that is ground truth only, 1 - prediction / union.
         precision: (C,) share of the pixels predicted as a class that are right; NaN without any.
@@ -28,12 +28,12 @@ class SegmentationScores:
         pixel_accuracy: share of the pixels that are right.
         mean_accuracy: mean of `recall` over the classes in the ground truth.
         frequency_weighted_iou: mean of `iou` weighted by the pixels of a class in the ground truth.
-        mean_iou: mean of `iou` over the classes that occur in the ground truth, the score of the
-            published DeepLab; a class that is only predicted does not lower it, unlike `miou`.
+        miou_of_true: mean of `iou` over the classes that occur in the ground truth, the score of
+            the published DeepLab; a class that is only predicted does not lower it.
     """
 
     iou: np.ndarray
-    miou: float
+    miou_of_occurring: float
     false_positive: np.ndarray
     false_negative: np.ndarray
     precision: np.ndarray
@@ -41,7 +41,7 @@ class SegmentationScores:
     pixel_accuracy: float
     mean_accuracy: float
     frequency_weighted_iou: float
-    mean_iou: float
+    miou_of_true: float
 
 
 class ConfusionMatrix:
@@ -69,10 +69,6 @@ class ConfusionMatrix:
         counts = np.bincount(cells, minlength=self.num_classes**2)
         self.counts += counts.reshape(self.num_classes, self.num_classes)
 
-    def merge(self, other: "ConfusionMatrix") -> None:
-        """Add the counts of another part of the pictures."""
-        self.counts += other.counts
-
     def reduce(self) -> None:
         """Add up the counts of all processes; every process then holds the total."""
         self.counts = all_reduce_sum(torch.from_numpy(self.counts)).numpy()
@@ -93,7 +89,7 @@ class ConfusionMatrix:
         present = ground_truth > 0
         return SegmentationScores(
             iou=iou,
-            miou=nan_mean(iou),
+            miou_of_occurring=nan_mean(iou),
             false_positive=false_positive,
             false_negative=false_negative,
             precision=precision,
@@ -101,7 +97,7 @@ class ConfusionMatrix:
             pixel_accuracy=float(pixel_accuracy),
             mean_accuracy=nan_mean(recall),
             frequency_weighted_iou=_sum_or_nan((frequency * iou)[present]),
-            mean_iou=nan_mean(iou[present]),
+            miou_of_true=nan_mean(iou[present]),
         )
 
 
