@@ -14,7 +14,7 @@ from typing import Any
 from misc.errors import UserError
 from misc.files import sha256_file
 from misc.progress import log
-from misc.provenance import Record, check_record, read_record
+from misc.provenance import Record, check_record, read_record, require_outputs
 from step.consistency import CAM_BACKBONE
 from voc12.source import open_source
 
@@ -242,10 +242,4 @@ def require_ids(folder: Path, suffix: str, ids: tuple[str, ...], step: str) -> N
     Raises:
         UserError: counts the missing files and names the first.
     """
-    missing = [image_id for image_id in ids if not (folder / f"{image_id}{suffix}").is_file()]
-    if missing:
-        maker = IMPORT_STEP if is_imported(folder) else step
-        raise UserError(
-            f"{len(missing)} of {len(ids)} files are missing in {folder}, the first is "
-            f"{missing[0]}{suffix}; run step {maker} for this list."
-        )
+    require_outputs(folder, suffix, ids, IMPORT_STEP if is_imported(folder) else step)

@@ -27,6 +27,7 @@ from misc.visualize import (
     edge_picture,
     heat_map,
     save_figure,
+    spread,
 )
 from voc12.devkit import Devkit
 from voc12.labels import load_classes
@@ -60,12 +61,6 @@ def make_figure(args: argparse.Namespace, target: Path) -> dict[str, Any]:
     save_figure(target, rows, COLUMNS, args.class_names)
     log(f"{target} shows {len(rows)} of {len(pictures)} pictures of {pictures.source}.")
     return {"figure": str(target)}
-
-
-def spread(names: Sequence[str], count: int) -> list[str]:
-    """At most `count` of the names, evenly spaced from the first to the last."""
-    places = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
-    return [names[place] for place in places]
 
 
 def output_files(args: argparse.Namespace, name: str) -> tuple[Path, Path, Path, Path, Path]:
