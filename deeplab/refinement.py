@@ -79,7 +79,7 @@ def run(
     with together():
         require_densecrf()
     found = on_main_process(lambda: _prepare(config, split, model_path, overwrite))
-    workers = _workers(config, n_jobs)
+    workers = workers_of(config, n_jobs)
     total = workers if world_size() == 1 else max(1, workers) * world_size()
     where = f"in {total} processes" if total else "in this process"
     log(f"crf: {len(found.tasks)} pictures of {describe(found.pictures)} to do {where}")
@@ -95,8 +95,8 @@ def run(
     return outputs.publish(config, split, found.pictures, found.ground_truth, facts, crf=True)
 
 
-def _workers(config: Config, n_jobs: int | None) -> int:
-    """Number of processes that this one starts; 0 if it works alone."""
+def workers_of(config: Config, n_jobs: int | None) -> int:
+    """Number of processes that each process starts; 0 if it works alone."""
     cores = max(1, (os.cpu_count() or 1) // local_world_size())
     return next(n for n in (n_jobs, config.CRF.N_JOBS, cores) if n is not None)
 

@@ -20,8 +20,8 @@ from deeplab_runs import (
 from PIL import Image
 from pipeline import VAL_IDS, disturb_weights
 
-from deeplab import crf
-from deeplab.config import FINAL, Crf, Mean
+from deeplab import crf, refinement
+from deeplab.config import FINAL, Config, Crf, Mean
 from misc.files import read_json, sha256_file
 from misc.maps_io import read_image, read_label
 from net.crf import CrfParameters, DenseCrf
@@ -138,6 +138,20 @@ def test_processes_give_the_same_pictures(sample: Path, tmp_path: Path) -> None:
     for image_id in VAL_IDS:
         assert sha256_file(one / f"{image_id}.png") == sha256_file(two / f"{image_id}.png")
     assert "in 2 processes" in log_of(sample, tmp_path, "crf")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 2), ({"n_jobs": 5}, 5), ({"n_jobs": 0}, 0), ({"N_JOBS": 3}, 3), ({"cores": 2}, 1)],
+)
+def test_processes_of_a_machine_share_its_cores(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, int], expected: int
+) -> None:
+    """Of 8 cores, each of three processes takes two, unless a number for each of them is given."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr(os, "cpu_count", lambda: options.get("cores", 8))
+    config = Config(CRF=Crf(N_JOBS=options.get("N_JOBS")))
+    assert refinement.workers_of(config, options.get("n_jobs")) == expected
 
 
 def test_finished_pictures_are_kept(sample: Path, refined: Path) -> None:
