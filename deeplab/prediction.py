@@ -104,12 +104,8 @@ def run(
     )
     segmenter = Segmenter(network, model_path, config, device, crf)
     with together():
-        share = progress(shard(left), "predict")
-        outcomes = [_do(path, output, record, segmenter) for path in share]
-    outcomes = gather_shards(outcomes)
-    for outcome in (one for index, one in enumerate(outcomes) if index % world_size()):
-        log(outcome.text)  # of the other processes, which say nothing themselves
-    unreadable = [p.name for p, one in zip(left, outcomes, strict=True) if not one.readable]
+        share = [_do(p, output, record, segmenter) for p in progress(shard(left), "predict")]
+    unreadable = _told_by_all(left, gather_shards(share))
     if unreadable:
         raise UserError(
             f"{len(unreadable)} of {len(paths)} files of {source} cannot be read as pictures: "
@@ -117,6 +113,13 @@ def run(
         )
     log(f"predict: all {len(paths)} pictures are done in {output}")
     return len(left)
+
+
+def _told_by_all(paths: Sequence[Path], outcomes: Sequence[Outcome]) -> list[str]:
+    """Log what the other processes would say, and return the names of what is no picture."""
+    for outcome in (one for index, one in enumerate(outcomes) if index % world_size()):
+        log(outcome.text)
+    return [path.name for path, one in zip(paths, outcomes, strict=True) if not one.readable]
 
 
 def find_pictures(source: Path, output: Path) -> list[Path]:

@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from deeplab_runs import command_line, copy_of, finished_run, log_of, paths_of, run, run_commands
+from deeplab_runs import (
+    command_line,
+    copy_of,
+    finished_run,
+    log_of,
+    paths_of,
+    run,
+    run_commands,
+    two_process_run,
+)
 from PIL import Image
 from pipeline import TRAIN_IDS, VAL_IDS, write_list
 from processes import run_processes
@@ -19,7 +28,7 @@ from processes import run_processes
 from deeplab import crf, inference, prediction
 from misc.distributed import rank
 from misc.errors import UserError
-from misc.files import read_json
+from misc.files import read_json, sha256_file
 from misc.maps_io import read_label, write_label
 from voc12.devkit import Devkit
 
@@ -158,6 +167,19 @@ def test_one_process_goes_on_from_several_and_the_other_way(sample: Path, tmp_pa
     assert run("test", sample, folder) == 0
     assert "1 pictures to do" in log_of(sample, folder, "test")
     assert outputs(folder) == before
+
+
+def test_two_processes_test_like_one(sample: Path, tmp_path: Path) -> None:
+    copy_of(two_process_run(sample), tmp_path, "models")
+    assert run("test", sample, tmp_path) == 0
+    one, two = (paths_of(sample, folder) for folder in (tmp_path, two_process_run(sample)))
+    for image_id in VAL_IDS:
+        names = f"{image_id}.npy", f"{image_id}.png"
+        folders = [(p.logits_dir("val"), p.prediction_dir("val")) for p in (one, two)]
+        for name, first, second in zip(names, *folders, strict=True):
+            assert sha256_file(first / name) == sha256_file(second / name)
+    scores = [read_json(paths.scores_path("val")) for paths in (one, two)]
+    assert scores[0]["Class IoU"] == scores[1]["Class IoU"]
 
 
 # ------------------------------------------------------------------------------------------ errors
