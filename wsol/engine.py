@@ -25,7 +25,7 @@ from misc.distributed import (
 from misc.errors import UserError
 from misc.files import remove_leftovers, sha256_file, write_json
 from misc.progress import log, set_log_file
-from misc.provenance import Record, read_record, remove_file, write_record
+from misc.provenance import Record, read_record, record_path, write_record
 from misc.schedule import scale_learning_rates
 from misc.seed import run_facts, seed_everything
 from misc.tensorboard import require_tensorboard
@@ -192,7 +192,8 @@ def _claim(paths: Paths, record: Record, overwrite: bool) -> None:
         for path in (paths.state, *paths.weights, paths.results, paths.epoch_log):
             remove_leftovers(path)
             if overwrite:
-                remove_file(path)
+                path.unlink(missing_ok=True)
+                record_path(path).unlink(missing_ok=True)
         write_record(paths.state, record)
     barrier()
 
