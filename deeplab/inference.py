@@ -22,7 +22,7 @@ from deeplab.data import PictureDataset
 from deeplab.initialisation import load_trained
 from deeplab.model import MultiScale, build_model
 from deeplab.preflight import check_evaluation
-from misc.distributed import join_processes, on_main_process, shard, together
+from misc.distributed import join_processes, on_main, shard, together
 from misc.errors import UserError
 from misc.files import sha256_file, up_to_date
 from misc.maps_io import opened_image, write_label
@@ -92,19 +92,19 @@ def run(
         UserError: data or weights are unusable, or the folder has outputs of another model.
     """
     join_processes(device)
-    pictures, ground_truth = on_main_process(lambda: check_evaluation(config, split))
+    pictures, ground_truth = on_main(lambda: check_evaluation(config, split))
     with together():
         network = load_network(config, model_path, device)
         model = {"path": str(model_path), "sha256": sha256_file(model_path)}
     log(f"test: {describe(pictures)} with {model_path} on {device}")
     stride = network.output_stride
-    left = on_main_process(lambda: _prepare(config, split, pictures, model, stride, overwrite))
+    left = on_main(lambda: _prepare(config, split, pictures, model, stride, overwrite))
     start = time.perf_counter()
     with together():
         _segment_all(config, split, network, model_path, shard(left), device)
     facts = {
         "model": model,
-        **on_main_process(lambda: lineage.training_facts(model_path)),
+        **on_main(lambda: lineage.training_facts(model_path)),
         "device": str(device),
         "seconds_per_picture": outputs.seconds_per_picture("test", len(left), start),
     }

@@ -10,7 +10,7 @@ from deeplab import lineage, scoring
 from deeplab.config import Config, Paths, Split, class_names
 from deeplab.data import training_label_path, validation_label_path
 from deeplab.submission import write_submission
-from misc.distributed import on_main_process
+from misc.distributed import on_main
 from misc.errors import UserError
 from misc.files import up_to_date
 from misc.progress import log
@@ -92,13 +92,13 @@ def publish(
     if split == "test" or not ground_truth:
         images = lineage.image_paths(config, pictures.ids)
         archive = paths.submission_path(split, crf)
-        on_main_process(lambda: write_submission(archive, predictions, images, len(names)))
+        on_main(lambda: write_submission(archive, predictions, images, len(names)))
     if not ground_truth:
         log(f"{describe(pictures)} has no ground truth, so there are no scores.")
         return {}
     confusion = scoring.compare(predictions, ground_truth, len(names), "run test again")
     scores = scoring.scores_of(confusion, names)
-    on_main_process(partial(_record_scores, config, split, pictures, scores, facts, crf))
+    on_main(partial(_record_scores, config, split, pictures, scores, facts, crf))
     return scores
 
 

@@ -24,7 +24,7 @@ from deeplab.model import MultiScale
 from misc.distributed import (
     gather_shards,
     join_processes,
-    on_main_process,
+    on_main,
     shard,
     together,
     world_size,
@@ -91,13 +91,13 @@ def run(
             then.
     """
     join_processes(device)
-    paths = on_main_process(lambda: find_pictures(source, output))
+    paths = on_main(lambda: find_pictures(source, output))
     with together():
         if crf:
             require_densecrf()
         network = load_network(config, model_path, device)
         record = lineage.prediction(config, sha256_file(model_path), crf)
-    left = on_main_process(lambda: _pictures_left(paths, output, record, model_path))
+    left = on_main(lambda: _pictures_left(paths, output, record, model_path))
     log(
         f"predict: {len(left)} of {len(paths)} pictures of {source} to do with {model_path} on "
         f"{device}"

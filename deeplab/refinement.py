@@ -21,7 +21,7 @@ from deeplab.preflight import check_evaluation
 from misc.distributed import (
     join_processes,
     local_world_size,
-    on_main_process,
+    on_main,
     shard,
     together,
     world_size,
@@ -78,7 +78,7 @@ def run(
     join_processes(torch.device("cpu"))
     with together():
         require_densecrf()
-    found = on_main_process(lambda: _prepare(config, split, model_path, overwrite))
+    found = on_main(lambda: _prepare(config, split, model_path, overwrite))
     workers = workers_of(config, n_jobs)
     total = workers if world_size() == 1 else max(1, workers) * world_size()
     where = f"in {total} processes" if total else "in this process"
@@ -90,7 +90,7 @@ def run(
         "seconds_per_picture": outputs.seconds_per_picture("crf", len(found.tasks), start),
         "processes": total,
     }
-    origin = on_main_process(lambda: lineage.training_facts(Path(found.model["path"])))
+    origin = on_main(lambda: lineage.training_facts(Path(found.model["path"])))
     facts = {"model": found.model, **origin, **timing}
     return outputs.publish(config, split, found.pictures, found.ground_truth, facts, crf=True)
 

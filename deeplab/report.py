@@ -16,7 +16,7 @@ from deeplab import lineage, page, scoring
 from deeplab.config import Config, Paths, Split, class_names
 from deeplab.data import id_list, training_label_dir, training_label_path, validation_labels
 from deeplab.outputs import COLUMN, COLUMN_CRF, MASK, TRUTH, label_files
-from misc.distributed import gather_shards, join_processes, on_main_process, shard, together
+from misc.distributed import gather_shards, join_processes, on_main, shard, together
 from misc.errors import UserError
 from misc.files import sha256_file, write_json
 from misc.maps_io import read_image, read_label
@@ -45,10 +45,10 @@ def run(config: Config, split: Split, figure_num: int, page_num: int = 0) -> dic
             changed since.
     """
     join_processes(torch.device("cpu"))
-    pictures = on_main_process(lambda: id_list(config, split))
-    columns = on_main_process(lambda: _prediction_scores(Paths(config), split))
+    pictures = on_main(lambda: id_list(config, split))
+    columns = on_main(lambda: _prediction_scores(Paths(config), split))
     labels = score_training_labels(config)
-    content = on_main_process(lambda: _write_report(config, split, pictures, columns, labels))
+    content = on_main(lambda: _write_report(config, split, pictures, columns, labels))
     draw(config, split, pictures, figure_num)
     if page_num:
         page.write(config, split, pictures, content, page_num)
@@ -130,7 +130,7 @@ def score_training_labels(config: Config) -> dict[str, Any] | None:
     Returns:
         The scores, and the number of `pictures`; None where there is nothing to compare.
     """
-    pictures, truth = on_main_process(lambda: _labelled(config))
+    pictures, truth = on_main(lambda: _labelled(config))
     if not truth:
         log("no training label can be compared with ground truth.")
         return None
@@ -181,7 +181,7 @@ def draw(config: Config, split: Split, pictures: IdList, count: int) -> None:
         share = progress(shard(chosen), "figure")
         rows = [draw_picture(config, split, image_id) for image_id in share]
     rows = gather_shards(rows)
-    on_main_process(lambda: save_figure(path, rows, _COLUMNS, class_names(config)[1:]))
+    on_main(lambda: save_figure(path, rows, _COLUMNS, class_names(config)[1:]))
     log(f"{path} shows {len(rows)} of {len(pictures)} pictures of {pictures.source}")
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from misc.distributed import (
     gather_shards,
     join_processes,
-    on_main_process,
+    on_main,
     select_device,
     shard,
     together,
@@ -103,7 +103,7 @@ def draw(
             for batch in (to_device(b, device) for b in progress(loader, "visualize"))
         ]
     rows = gather_shards(rows)
-    on_main_process(lambda: save_figure(output, rows, COLUMNS, ()))
+    on_main(lambda: save_figure(output, rows, COLUMNS, ()))
     log(f"{output} shows {len(rows)} of {len(image_set.split(split))} pictures of {split}.")
     return output
 

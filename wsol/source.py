@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from misc.distributed import on_main_process
+from misc.distributed import on_main
 from misc.files import sha256_file
 from misc.progress import log
 from wsol import synthetic
@@ -26,7 +26,7 @@ def open_pictures(config: Config, splits: Sequence[str] = (TRAIN, TEST)) -> Imag
     Raises:
         UserError: there is no data set, or something is wrong with it; all problems are listed.
     """
-    return on_main_process(lambda: _open(config.DATA, splits))
+    return on_main(lambda: _open(config.DATA, splits))
 
 
 def _open(data: Data, splits: Sequence[str]) -> ImageSet:

@@ -10,7 +10,7 @@ import torch
 
 from misc.checkpoint import load_checkpoint
 from misc.config import flatten
-from misc.distributed import join_processes, on_main_process, select_device, together
+from misc.distributed import join_processes, on_main, select_device, together
 from misc.files import sha256_file, write_json
 from misc.progress import log
 from misc.seed import run_facts, seed_everything
@@ -75,7 +75,7 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
         networks = load_networks(config, weights).to(device)
     image_set = open_pictures(config, (split,))
     pictures = image_set.split(split)
-    on_main_process(lambda: require_usable(config, pictures))
+    on_main(lambda: require_usable(config, pictures))
     more = ThresholdFreeScores(config, pictures)
     items = page.Items(config, pictures, image_set.class_names)
 
@@ -87,7 +87,7 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
     thresholds = thresholds_of(config)
     found = evaluate(networks, pictures, config, device, thresholds, boxed_dir, visit)
     more.reduce()
-    content = on_main_process(partial(_record, config, weights, device, pictures, found, more))
+    content = on_main(partial(_record, config, weights, device, pictures, found, more))
     if config.TEST.REPORT_NUM:
         page.write(config, content, items)
     return content

@@ -10,6 +10,7 @@ import torch
 from processes import run_processes
 from torch import nn
 
+from misc import distributed
 from misc.distributed import (
     all_reduce_mean,
     all_reduce_sum,
@@ -19,8 +20,9 @@ from misc.distributed import (
     is_main_process,
     join_processes,
     leave_processes,
-    on_main_process,
+    on_main,
     rank,
+    require_shared,
     select_device,
     shard,
     share_of_batch,
@@ -163,11 +165,12 @@ def test_equal_scores_rank_as_in_one_process(tmp_path: Path) -> None:
         assert np.load(tmp_path / f"{index}.npy") == expected
 
 
-# ---------------------------------------------------------------------------- deciding and failing
+# --------------------------------------------------------------- deciding, gathering and failing
 
 
-def test_plain_run_decides_and_fails_alone() -> None:
-    assert on_main_process(lambda: 3) == 3 and gather_shards([1, 2]) == [1, 2]
+def test_plain_run_gathers_and_fails_alone() -> None:
+    assert on_main(lambda: 3) == 3
+    assert gather_shards([1, 2]) == [1, 2]
     error = ValueError("mine")
     with pytest.raises(ValueError, match="mine") as caught, together():
         raise error
@@ -185,28 +188,22 @@ def _said_of(error: Exception) -> str:
     return "nothing"
 
 
-def _decide_and_fail(folder: Path) -> None:
-    decided = on_main_process(lambda: [rank(), "left"])
+def _deal_and_fail(folder: Path) -> None:
     deals = [gather_shards(shard(range(count))) for count in (0, 1, 2, 3, 7)]
     said = [
         _said_of(UserError("a.png is broken; mend it.")),
         _said_of(OSError(errno.ENOSPC, "No space left on device", "b.png")),
         _said_of(ZeroDivisionError("by 0")),
     ]
-    try:
-        on_main_process(lambda: 1 / 0)
-    except (UserError, ZeroDivisionError) as error:
-        said.append(str(error))
-    (folder / f"{rank()}.json").write_text(json.dumps([decided, deals, said]))
+    (folder / f"{rank()}.json").write_text(json.dumps([deals, said]))
 
 
-def test_processes_decide_and_fail_together(tmp_path: Path) -> None:
-    run_processes(_decide_and_fail, tmp_path, count=3)
+def test_processes_gather_in_order_and_fail_together(tmp_path: Path) -> None:
+    run_processes(_deal_and_fail, tmp_path, count=3)
     for index in range(3):
-        decided, deals, said = json.loads((tmp_path / f"{index}.json").read_text())
-        assert decided == [0, "left"]
+        deals, said = json.loads((tmp_path / f"{index}.json").read_text())
         assert deals == [list(range(count)) for count in (0, 1, 2, 3, 7)]
-        broken, full, bug, undecided = said
+        broken, full, bug = said
         assert broken == "UserError a.png is broken; mend it."
         assert "b.png" in full and "No space left on device" in full
         if index == 2:
@@ -214,5 +211,30 @@ def test_processes_decide_and_fail_together(tmp_path: Path) -> None:
         else:
             assert full.startswith("UserError b.png: ") and "free some space" in full
             assert bug == "UserError process 2 failed: ZeroDivisionError: by 0"
-        told = "division by zero" if index == 0 else "process 0 failed: ZeroDivisionError: division"
-        assert undecided.startswith(told)
+
+
+def _decide_together(folder: Path) -> None:
+    calls = folder / f"calls_of_{rank()}"
+    assert on_main(lambda: calls.write_text("once") and [rank(), "decided"]) == [0, "decided"]
+    with pytest.raises(UserError, match="no such list"):
+        on_main(_refuse)
+    if is_main_process():
+        with pytest.raises(ZeroDivisionError):
+            on_main(lambda: 1 / 0)
+    else:
+        with pytest.raises(UserError, match="main process stopped: ZeroDivisionError"):
+            on_main(lambda: 1 / 0)
+    require_shared(folder / "work", "--work_dir")
+    assert list((folder / "work").iterdir()) == []
+    distributed._SECONDS_TO_APPEAR = 0.2  # this process ends with the test
+    with pytest.raises(UserError, match=r"--work_dir .* is not the folder that the main process"):
+        require_shared(folder / f"own_of_{rank()}", "--work_dir")
+
+
+def _refuse() -> None:
+    raise UserError("no such list")
+
+
+def test_the_main_process_decides_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_processes(_decide_together, tmp_path)
+    assert [path.name for path in tmp_path.glob("calls_of_*")] == ["calls_of_0"]
