@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from deeplab.config import Config, Mean, Split, class_names, dataset_root
+from misc.checks import require_no_problems
 from misc.errors import UserError, translated_options
 from misc.maps_io import IGNORE_LABEL
 from misc.progress import log
@@ -23,7 +24,7 @@ from voc12.dataset import DevkitDataset, read_label_of
 from voc12.devkit import AUG_MASK_FOLDER, IMAGE_FOLDER, MASK_FOLDER, Devkit
 from voc12.labels import VOC_CLASSES
 from voc12.lists import IdList, resolve_list
-from voc12.preflight import find_problems, require_no_problems
+from voc12.preflight import find_problems
 from voc12.sample.devkit import RECORD_NAME as SYNTHETIC_RECORD
 
 PSEUDO_LABEL_FOLDER = "pseudo_seg_labels"
@@ -218,8 +219,8 @@ def validation_labels(config: Config, ids: Sequence[str]) -> dict[str, Path]:
     return paths
 
 
-def label_fingerprint(paths: Mapping[str, Path]) -> str:
-    """SHA-256 over the ids and the label files that belong to them; tells label sets apart."""
+def files_fingerprint(paths: Mapping[str, Path]) -> str:
+    """SHA-256 over ids and the files that belong to them, whatever these hold."""
     lines = (
         f"{image_id}\t{zlib.crc32(paths[image_id].read_bytes())}\n" for image_id in sorted(paths)
     )

@@ -15,13 +15,14 @@ from deeplab.data import (
     training_label_path,
     validation_labels,
 )
+from misc.checks import require_no_problems
 from misc.errors import UserError, translated_options
 from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL, LABEL_VALUES, read_label
 from misc.progress import log
 from misc.provenance import read_record
 from voc12.devkit import Devkit
 from voc12.lists import IdList, some_of
-from voc12.preflight import find_problems, require_no_problems
+from voc12.preflight import find_problems
 
 SAMPLE_SIZE = 500
 """Number of label maps whose pixels are counted."""

@@ -9,8 +9,10 @@ import resource
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from misc.errors import UserError
+from misc.refusals import refusal
 
 T = TypeVar("T")
 
@@ -42,6 +45,11 @@ def rank() -> int:
 def local_rank() -> int:
     """Index of this process on its machine, which is also the index of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_world_size() -> int:
+    """Number of processes on this machine, 1 for a plain run."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def world_size() -> int:
@@ -99,6 +107,42 @@ def all_gather(value: T) -> list[T]:
     gathered: list[T] = [value] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def gather_shards(share: Sequence[T]) -> list[T]:
+    """Inverse of `shard`: what every process made of its part, in the order of all items."""
+    rounds = zip_longest(*([(item,) for item in part] for part in all_gather(share)), fillvalue=())
+    return list(chain.from_iterable(chain.from_iterable(rounds)))
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Wait at the end of a block like `barrier`, and let an error of one process stop all.
+
+    The others stop with its sentence instead of waiting for it. No process may wait for another
+    inside the block.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        if world_size() == 1:
+            raise
+        failure = error
+    sentences = all_gather(None if failure is None else _sentence(failure))
+    if failure is not None:
+        raise failure
+    for sentence in filter(None, sentences):
+        raise UserError(sentence)
+
+
+def _sentence(error: Exception) -> str:
+    """What the other processes say of an error of this one."""
+    if isinstance(error, UserError):
+        return str(error)
+    system = isinstance(error, OSError | RuntimeError | MemoryError)
+    what = refusal(error) if system else None
+    return what or f"process {rank()} failed: {type(error).__name__}: {error}"
 
 
 def on_main(function: Callable[[], T]) -> T:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from misc.checks import require_no_problems
 from misc.errors import UserError
 from misc.progress import log
 from net.crf import require_densecrf
@@ -24,7 +25,7 @@ from voc12.devkit import (
     MASK_FOLDER,
     OBJECT_MASK_FOLDER,
 )
-from voc12.preflight import find_problems, require_no_problems
+from voc12.preflight import find_problems
 from voc12.source import NO_LIST
 
 _TRAIN_LIST_STEPS = {"train_cam", "make_cam", "cam_to_ir_label", "train_irn"}

@@ -13,6 +13,7 @@ from typing import Any
 from misc.config import identifying
 from misc.errors import UserError
 from misc.files import sha256_file
+from misc.outputs import require_outputs
 from misc.progress import log
 from misc.provenance import Record, check_record, read_record
 from step.options import CAM_BACKBONE, CAM_CNN, CAM_TRANSFORMER, EDGES
@@ -207,10 +208,4 @@ def require_ids(folder: Path, suffix: str, ids: tuple[str, ...], step: str) -> N
     Raises:
         UserError: counts the missing files and names the first.
     """
-    missing = [image_id for image_id in ids if not (folder / f"{image_id}{suffix}").is_file()]
-    if missing:
-        maker = IMPORT_STEP if is_imported(folder) else step
-        raise UserError(
-            f"{len(missing)} of {len(ids)} files are missing in {folder}, the first is "
-            f"{missing[0]}{suffix}; run step {maker} for this list."
-        )
+    require_outputs(folder, suffix, ids, IMPORT_STEP if is_imported(folder) else step)

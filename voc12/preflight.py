@@ -1,18 +1,16 @@
 """Look at all of the data before hours are spent on it, and report everything at once."""
 
 import itertools
-import os
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from misc.checks import attempt, problems_of_each
 from misc.errors import UserError
 from misc.maps_io import IGNORE_LABEL, LABEL_VALUES, opened_image, read_label
-from misc.progress import progress
 from misc.provenance import read_record, record_path
 from voc12.devkit import (
     ANNOTATION_FOLDER,
@@ -26,8 +24,6 @@ from voc12.devkit import (
 )
 from voc12.labels import ImageNames, check_names, read_annotation, read_cls_labels
 
-MAX_SHOWN = 20
-MAX_THREADS = 8
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = 1
 
@@ -82,7 +78,11 @@ def find_problems(
         "object_masks": tuple(object_mask_ids),
         "labels": tuple(label_ids),
     }
-    table, problems = _read_label_table(cls_labels if needed["labels"] else None, classes)
+    problems: list[str] = []
+    table = None
+    if cls_labels is not None and needed["labels"]:
+        kind = "unusable image labels"
+        table = attempt(kind, lambda: read_cls_labels(cls_labels, classes), problems)
     if needed["masks"]:
         problems += _masks_of_other_classes(_mask_folders(devkit, mask_dir), tuple(classes))
     missing = _missing_folders(devkit, needed, cls_labels is not None, mask_dir)
@@ -93,39 +93,7 @@ def find_problems(
     wanted = {part: frozenset(() if part in unusable else needed[part]) for part in needed}
     purposes = Purposes(devkit, tuple(classes), **wanted, mask_dir=mask_dir, label_table=table)
     every_id = tuple(dict.fromkeys(itertools.chain.from_iterable(needed.values())))
-    return problems + _check_all(every_id, purposes)
-
-
-def require_no_problems(problems: Sequence[str]) -> None:
-    """Refuse to go on with bad data.
-
-    Raises:
-        UserError: there are problems; the message counts them by kind and shows the first few.
-    """
-    if not problems:
-        return
-    kinds: dict[str, list[str]] = defaultdict(list)
-    for problem in problems:
-        kind, _, detail = problem.partition(": ")
-        kinds[kind].append(detail)
-    shown = max(1, MAX_SHOWN // len(kinds))
-    numbers = itertools.count(1)
-    lines = [f"Nothing was started, {len(problems)} problem{'s' if len(problems) > 1 else ''}:"]
-    for kind, details in kinds.items():
-        lines.append(f"{kind} ({len(details)}):")
-        lines += [f"  {next(numbers)}. {detail}" for detail in details[:shown]]
-        if len(details) > shown:
-            lines.append(f"  .. and {len(details) - shown} more")
-    raise UserError("\n".join(lines))
-
-
-def _read_label_table(
-    path: Path | None, classes: Sequence[str]
-) -> tuple[dict[str, ImageNames] | None, list[str]]:
-    try:
-        return (None if path is None else read_cls_labels(path, classes)), []
-    except UserError as error:
-        return None, [f"unusable image labels: {error}"]
+    return problems + problems_of_each(partial(_check_id, purposes), every_id)
 
 
 def _missing_folders(
@@ -183,14 +151,7 @@ def _inner_root_hint(root: Path) -> str:
     return ""
 
 
-def _check_all(ids: Sequence[str], purposes: Purposes) -> list[str]:
-    workers = min(MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda image_id: _check_id(image_id, purposes), ids)
-        return [p for part in progress(found, "checking the data", total=len(ids)) for p in part]
-
-
-def _check_id(image_id: str, purposes: Purposes) -> list[str]:
+def _check_id(purposes: Purposes, image_id: str) -> list[str]:
     devkit = purposes.devkit
     path = devkit.image_path(image_id)
     size, problems = _check_picture(image_id, path, decode=image_id in purposes.images)
