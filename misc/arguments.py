@@ -7,7 +7,6 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-LARGEST_RADIUS = 64  # of affinities; the same as in `net.affinity`
 LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
 LARGEST_SCALE = 16
 LARGEST_EXP_TIMES = 16  # of the random walk: 65536 steps, far beyond where maps are flat
@@ -84,14 +83,6 @@ def fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} must lie in 0..1")
-    return value
-
-
-def radius(text: str) -> int:
-    """Parse a radius of affinities in 1..64."""
-    value = positive_int(text)
-    if value > LARGEST_RADIUS:
-        raise argparse.ArgumentTypeError(f"{text} is above {LARGEST_RADIUS}")
     return value
 
 

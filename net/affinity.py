@@ -17,11 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from misc.errors import UserError
-from misc.maps_io import CAM_STRIDE
+from net.strides import GRID_STRIDE, LARGEST_RADIUS
 
 Offset = tuple[int, int]
 
-LARGEST_RADIUS = 64  # keeps positions on a path within one byte
 WALK_TAIL = 1e-7  # weight of the Chebyshev terms the random walk leaves out: below float32 rounding
 WALK_BLOCK = 2**20  # map elements walked at a time, so that many maps need no more memory than few
 _NO_FLOAT64 = ("mps",)
@@ -224,10 +223,10 @@ def strongest_map(
     Raises:
         UserError: the maps are too small for the picture, or not finite.
     """
-    if walked.shape[1] * CAM_STRIDE < size[0] or walked.shape[2] * CAM_STRIDE < size[1]:
+    if walked.shape[1] * GRID_STRIDE < size[0] or walked.shape[2] * GRID_STRIDE < size[1]:
         raise UserError(
             f"Maps of {walked.shape[1]}x{walked.shape[2]} do not cover a {size[0]}x{size[1]} "
-            f"picture at stride {CAM_STRIDE}."
+            f"picture at stride {GRID_STRIDE}."
         )
     block = max(1, RESIZE_BLOCK // (size[0] * size[1]))
     score = torch.full(size, bg_thres, dtype=walked.dtype, device=walked.device)
@@ -346,7 +345,9 @@ class _WalkStep:
 
 def _to_picture(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(K, h4, w4) -> (K, h, w): x4 bilinear, cropped."""
-    large = F.interpolate(maps[None], scale_factor=CAM_STRIDE, mode="bilinear", align_corners=False)
+    large = F.interpolate(
+        maps[None], scale_factor=GRID_STRIDE, mode="bilinear", align_corners=False
+    )
     return large[0, :, : size[0], : size[1]]
 
 

@@ -27,8 +27,7 @@ from net.pretrained import (
     state_for_timm,
     torchvision_file,
 )
-
-OUTPUT_STRIDE = 16
+from net.strides import OUTPUT_STRIDE
 
 
 class Backbone(nn.Module):

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from misc.maps_io import CAM_STRIDE
+from net.strides import OUTPUT_STRIDE
 
-NETWORK_STRIDE = 16
 _EPSILON = 1e-5
 
 
@@ -28,8 +28,8 @@ def sum_scales(maps: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, T
         (K, ceil(h / 4), ceil(w / 4)) and (K, h, w); for the latter the maps are resized to the next
         multiples of 16 and cropped.
     """
-    rows, columns = strided_size(size, NETWORK_STRIDE)
-    full_size = (rows * NETWORK_STRIDE, columns * NETWORK_STRIDE)
+    rows, columns = strided_size(size, OUTPUT_STRIDE)
+    full_size = (rows * OUTPUT_STRIDE, columns * OUTPUT_STRIDE)
     coarse = _resized_sum(maps, strided_size(size, CAM_STRIDE))
     return coarse, _resized_sum(maps, full_size)[:, : size[0], : size[1]]
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from net.backbone import Backbone, build_backbone
+from net.strides import GRID_STRIDE, OUTPUT_STRIDE
 
 EDGE_CHANNELS = 32
-GRID_STRIDE = 4
 MIN_INPUT = 512
 
 
@@ -141,7 +141,10 @@ class IRNet(nn.Module):
         """
         height, width = image.shape[-2:]
         rows, columns = -(-height // GRID_STRIDE), -(-width // GRID_STRIDE)
-        bottom, right = (max(min_input, -(-side // 16) * 16) - side for side in (height, width))
+        bottom, right = (
+            max(min_input, -(-side // OUTPUT_STRIDE) * OUTPUT_STRIDE) - side
+            for side in (height, width)
+        )
         pair = F.pad(torch.stack([image, image.flip(-1)]), (0, right, 0, bottom))
         edge, displacement = (maps[..., :rows, :columns].float() for maps in self(pair))
         return torch.sigmoid(edge[0] / 2 + edge[1].flip(-1) / 2), displacement[0]

@@ -8,9 +8,8 @@ from itertools import combinations, permutations
 from pathlib import Path
 
 from misc.errors import UserError
+from net.strides import GRID_STRIDE, OUTPUT_STRIDE
 
-NETWORK_STRIDE = 16  # of the deepest maps; the same as `net.backbone.OUTPUT_STRIDE`
-IRN_GRID_STRIDE = 4  # the same as `net.irn.GRID_STRIDE`
 PUBLISHED_CROP = (512, 336)  # default of the published option, which it ignored, and what it ran
 CAM_BACKBONE = "cam"  # value of --irn_backbone_weights: those of the trained CNN branch
 
@@ -126,10 +125,10 @@ def _require_tiles(args: Namespace) -> None:
 def _require_irn_crop(args: Namespace) -> None:
     """The crop must fit the strides of the network, and its grid the pairs of cells."""
     crop, cells = args.irn_crop_size, 2 * args.irn_radius - 1
-    least = -(-cells * IRN_GRID_STRIDE // NETWORK_STRIDE) * NETWORK_STRIDE
-    if crop % NETWORK_STRIDE or crop < least:
+    least = -(-cells * GRID_STRIDE // OUTPUT_STRIDE) * OUTPUT_STRIDE
+    if crop % OUTPUT_STRIDE or crop < least:
         raise UserError(
-            f"--irn_crop_size {crop} does not fit: it must be a multiple of {NETWORK_STRIDE} and, "
+            f"--irn_crop_size {crop} does not fit: it must be a multiple of {OUTPUT_STRIDE} and, "
             f"with --irn_radius {args.irn_radius}, at least {least}."
         )
 

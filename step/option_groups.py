@@ -18,10 +18,10 @@ from misc.arguments import (
     number_list,
     positive_float,
     positive_int,
-    radius,
     scale_list,
     seed,
 )
+from net.strides import LARGEST_RADIUS
 from step.presets import PRESETS
 
 STEP_NAMES = (
@@ -62,6 +62,14 @@ PATH_OPTIONS: dict[str, tuple[str, ...]] = {
 SAMPLE_FOLDER = "sess/sample_voc12"  # where --preset demo builds its data, in --work_dir
 PHOTOS_FOLDER = "sess/photos"  # where --photos keeps its links, in --work_dir
 SAMPLE_PICTURES = {"num_train": 120, "num_val": 32}
+
+
+def radius(text: str) -> int:
+    """Parse a radius of affinities in 1..64."""
+    value = positive_int(text)
+    if value > LARGEST_RADIUS:
+        raise argparse.ArgumentTypeError(f"{text} is above {LARGEST_RADIUS}")
+    return value
 
 
 def switch_name(step: str) -> str:

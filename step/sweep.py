@@ -28,7 +28,6 @@ from misc.arguments import (
     fraction,
     non_negative_int,
     positive_float,
-    radius,
 )
 from misc.distributed import select_device
 from misc.entry import run_entry
@@ -44,6 +43,7 @@ from misc.tables import by_class, percent
 from net.pseudo_labels import strongest_labels
 from step.eval_cam import STEP as SEED_STEP
 from step.eval_cam import SWEEP_THRESHOLDS, count_seed
+from step.option_groups import radius
 from step.scoring import Scored, scored_pictures
 from step.sweep_report import TUNED, Row, best_of, draw, log_tables
 from voc12.devkit import Devkit

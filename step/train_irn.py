@@ -28,8 +28,9 @@ from misc.seed import seed_everything
 from misc.training import Training, autocast, eval_loader, fit_batch
 from net.affinity import path_index
 from net.backbone import Backbone, build_backbone, calibrate_batchnorm, load_backbone
-from net.irn import GRID_STRIDE, IRNet
+from net.irn import IRNet
 from net.losses import IrnLosses, irn_losses
+from net.strides import GRID_STRIDE
 from step import lineage
 from step.consistency import CAM_BACKBONE
 from step.plan import state_path
@@ -109,7 +110,7 @@ def _prepare(
     paths = path_index(args.irn_radius)
     paths.source_size((args.irn_crop_size // GRID_STRIDE,) * 2)  # refuses crops that are too small
     dataset = PairDataset(
-        source.devkit, ids, args.ir_label_out_dir, args.irn_crop_size, seed=args.seed
+        source.devkit, ids, args.ir_label_out_dir, args.irn_crop_size, GRID_STRIDE, seed=args.seed
     )
     batch_size = fit_batch(args.irn_batch_size, len(dataset), "--irn_batch_size")
     model = build_model(args).to(device)

@@ -164,9 +164,9 @@ class PairDataset(RandomDevkitDataset):
         ids: picture ids.
         label_dir: folder with ID.png, of the size of the picture.
         crop_size: side S of the crop.
+        stride: pixels per label of the grid.
         scale_range: smallest and largest random scale.
         seed: of the augmentation.
-        stride: pixels per label of the grid.
 
     Items:
         name (str), image (3, S, S) float32, label (S / stride, S / stride) uint8.
@@ -178,9 +178,9 @@ class PairDataset(RandomDevkitDataset):
         ids: Sequence[str],
         label_dir: Path,
         crop_size: int,
+        stride: int,
         scale_range: tuple[float, float] = (0.5, 1.5),
         seed: int = 0,
-        stride: int = 4,
     ) -> None:
         super().__init__(devkit, ids, seed)
         self.label_dir = Path(label_dir)

@@ -10,10 +10,9 @@ from pipeline import prepared
 import run_sample
 from misc.errors import UserError
 from misc.seed import seed_everything
-from net.backbone import OUTPUT_STRIDE
 from net.crf import CrfParameters
-from net.irn import GRID_STRIDE
-from step import consistency, options, train_cam, train_irn
+from net.strides import GRID_STRIDE, OUTPUT_STRIDE
+from step import options, train_cam, train_irn
 from step.options import STEP_NAMES, build_parser, parse_args, selected_steps, switch_name
 from step.presets import PRESETS
 from voc12.source import open_source
@@ -110,11 +109,6 @@ def test_defaults_outside_the_parser_are_published() -> None:
 
 def test_steps_on_by_default() -> None:
     assert selected_steps(parse()) == WITHOUT_INSTANCES
-
-
-def test_strides_known_without_torch_are_those_of_the_networks() -> None:
-    assert consistency.NETWORK_STRIDE == OUTPUT_STRIDE
-    assert consistency.IRN_GRID_STRIDE == GRID_STRIDE
 
 
 def test_training_options_reach_the_cam_training(sample: Path, tmp_path: Path) -> None:

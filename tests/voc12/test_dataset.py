@@ -174,7 +174,7 @@ def test_multi_scale_items(devkit: Devkit) -> None:
 
 
 def test_pairs_stay_aligned(devkit: Devkit) -> None:
-    dataset = PairDataset(devkit, IDS, label_dir(devkit), CROP, (1.0, 1.0), seed=0, stride=1)
+    dataset = PairDataset(devkit, IDS, label_dir(devkit), CROP, 1, (1.0, 1.0), seed=0)
     for dataset.epoch in range(5):
         for index in range(len(IDS)):
             item = dataset[index]
@@ -186,8 +186,8 @@ def test_pairs_stay_aligned(devkit: Devkit) -> None:
 
 
 def test_pair_labels_lie_on_the_grid_of_the_network(devkit: Devkit) -> None:
-    fine = PairDataset(devkit, IDS, label_dir(devkit), CROP, seed=5, stride=1)
-    coarse = PairDataset(devkit, IDS, label_dir(devkit), CROP, seed=5)
+    fine = PairDataset(devkit, IDS, label_dir(devkit), CROP, 1, seed=5)
+    coarse = PairDataset(devkit, IDS, label_dir(devkit), CROP, 4, seed=5)
     heights = set()
     for coarse.epoch in range(6):
         fine.epoch = coarse.epoch
@@ -201,7 +201,7 @@ def test_pair_labels_lie_on_the_grid_of_the_network(devkit: Devkit) -> None:
 
 def test_label_of_another_size_names_both_files(devkit: Devkit) -> None:
     write_label(label_dir(devkit) / "7.png", np.zeros((45, 24), np.uint8))
-    dataset = PairDataset(devkit, IDS, label_dir(devkit), CROP)
+    dataset = PairDataset(devkit, IDS, label_dir(devkit), CROP, 4)
     message = r"labels/7\.png is 24x45 but its picture is 25x45"
     with pytest.raises(UserError, match=message):
         dataset[1]
@@ -212,4 +212,4 @@ def test_missing_picture_and_missing_label_are_named(devkit: Devkit) -> None:
         TopLeftDataset(devkit, ["none"], CROP)[0]
     (label_dir(devkit) / "7.png").unlink()
     with pytest.raises(UserError, match=r"labels/7\.png does not exist"):
-        PairDataset(devkit, IDS, label_dir(devkit), CROP)[1]
+        PairDataset(devkit, IDS, label_dir(devkit), CROP, 4)[1]
