@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from net.normalisation import InputConversion
+from net.pretrained import ARGUMENTS, OptionNames
 from net.tiling import (
     TileGrid,
     cut_tiles,
@@ -141,9 +142,10 @@ def build_deit_cam(
     init: str = "pretrained",
     weights: str | None = None,
     model_args: dict | None = None,
+    names: OptionNames = ARGUMENTS,
 ) -> DeitCam:
     """Build the transformer branch; see `net.vit.build_vit` for the arguments and errors."""
-    vit = bare_vit(name, tile_size, model_args)
+    vit = bare_vit(name, tile_size, model_args, names)
     model = DeitCam(vit, num_classes, num_passes, tile_stride)  # refuses tiles that do not fit
-    load_initial(vit, name, init, weights, model_args)
+    load_initial(vit, name, init, weights, model_args, names)
     return model

@@ -23,6 +23,7 @@ from misc.training import Training, autocast, eval_loader, fit_batch, to_device
 from net.backbone import calibrate_batchnorm
 from net.deit_cam import DeitCam, build_deit_cam
 from net.losses import CamLosses, cam_losses, classification_loss
+from net.pretrained import OptionNames
 from net.resnet_cam import CnnCam, build_cnn_cam
 from step import lineage
 from step.plan import state_path
@@ -32,6 +33,8 @@ from voc12.source import open_source
 STEP = "train_cam"
 HEAD_FACTOR = 10.0  # learning rate of the classifiers over that of the networks
 _CALIBRATION_BATCHES = 4
+_CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random")
+_VIT_OPTIONS = OptionNames("--vit", "--vit_weights", "--init random", "--vit_args", "--tile_size")
 
 
 def build_cnn(args: argparse.Namespace, init: str | None = None) -> CnnCam:
@@ -43,6 +46,7 @@ def build_cnn(args: argparse.Namespace, init: str | None = None) -> CnnCam:
         args.cnn_weights if init is None else None,
         args.cnn_frozen_stages,
         args.fixed_batchnorm,
+        _CNN_OPTIONS,
     )
 
 
@@ -57,6 +61,7 @@ def build_deit(args: argparse.Namespace, init: str | None = None) -> DeitCam:
         init or args.init,
         args.vit_weights if init is None else None,
         args.vit_args,
+        _VIT_OPTIONS,
     )
 
 

@@ -11,13 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from misc.checkpoint import (
-    from_official,
-    is_official,
-    load_checkpoint,
-    save_checkpoint,
-    state_dict_of,
-)
+from misc.checkpoint import load_checkpoint, save_checkpoint, state_dict_of
 from misc.distributed import select_device
 from misc.errors import UserError
 from misc.files import remove_leftovers
@@ -30,6 +24,8 @@ from net.affinity import path_index
 from net.backbone import Backbone, build_backbone, calibrate_batchnorm, load_backbone
 from net.irn import IRNet
 from net.losses import IrnLosses, irn_losses
+from net.pretrained import OptionNames
+from net.published_keys import from_published
 from net.strides import GRID_STRIDE
 from step import lineage
 from step.consistency import CAM_BACKBONE
@@ -38,6 +34,7 @@ from voc12.dataset import PairDataset, TopLeftDataset
 from voc12.source import open_source
 
 STEP = "train_irn"
+_OPTIONS = OptionNames(weights="--irn_backbone_weights", random="--init random")
 DISPLACEMENT_FACTOR = 10.0  # learning rate of the displacement layers over that of the edge layers
 
 
@@ -51,7 +48,7 @@ def build_model(args: argparse.Namespace, trained: bool = False) -> IRNet:
     weights = args.irn_backbone_weights
     init = "random" if trained or weights == CAM_BACKBONE else args.init
     local = None if trained or weights == CAM_BACKBONE else weights
-    backbone = build_backbone(args.irn_backbone, init, local, "--irn_backbone_weights")
+    backbone = build_backbone(args.irn_backbone, init, local, _OPTIONS)
     if weights == CAM_BACKBONE and not trained:
         _copy_cam_backbone(args, backbone)
     return IRNet(backbone)
@@ -60,9 +57,7 @@ def build_model(args: argparse.Namespace, trained: bool = False) -> IRNet:
 def _copy_cam_backbone(args: argparse.Namespace, backbone: Backbone) -> None:
     """Take over the backbone of the trained CNN branch."""
     lineage.require_input(args.cam_weights_name, lineage.cam_training, args)
-    state = state_dict_of(load_checkpoint(args.cam_weights_name))
-    if is_official(state, "cnn"):
-        state = from_official(state, "cnn")
+    state = from_published(state_dict_of(load_checkpoint(args.cam_weights_name)), "cnn")
     load_backbone(backbone, state, args.cam_weights_name)
 
 
