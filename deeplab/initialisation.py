@@ -14,14 +14,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from deeplab.config import IMAGENET, NO_INIT, Config
 from deeplab.model import ASPP, BackboneDeepLab, DeepLab, MultiScale, imagenet_normalisation
-from misc.checkpoint import load_checkpoint, state_dict_of
+from misc.checkpoint import StateDict, load_checkpoint, state_dict_of
 from misc.errors import UserError
 from misc.files import sha256_file
 from misc.progress import log
 from misc.provenance import read_record
 from net.backbone import ResNetBackbone, build_backbone, calibrate_batchnorm, load_backbone
 from net.pretrained import Allowed, OptionNames, load_strictly, load_weights, torchvision_file
-from net.published_keys import StateDict, from_published, torchvision_to_deeplab
+from net.published_keys import from_published, torchvision_to_deeplab
 
 _INIT_KEY, _WEIGHTS_KEY = "MODEL.INIT_MODEL", "MODEL.INIT_WEIGHTS"
 _RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}

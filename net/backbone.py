@@ -24,9 +24,9 @@ from net.pretrained import (
     fetch,
     load_strictly,
     not_downloaded,
-    require_timm_file,
     require_timm_name,
     state_for_timm,
+    timm_file,
     torchvision_file,
 )
 from net.strides import OUTPUT_STRIDE
@@ -248,7 +248,7 @@ def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], source: Path 
 
 def _timm_features(name: str, init: str, weights: str | None, names: OptionNames) -> nn.Module:
     if weights is None and init == "pretrained":
-        published = require_timm_file(name, names)
+        published = timm_file(name, names)
         weights = str(published.cached) if published.cached.is_file() else None
     state = None if weights is None else state_for_timm(name, weights)
     try:

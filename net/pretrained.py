@@ -12,11 +12,11 @@ import torchvision
 from timm.models import load_state_dict_from_hf
 from torch import Tensor, nn
 
-from misc.checkpoint import load_checkpoint, state_dict_of
+from misc.checkpoint import StateDict, load_checkpoint, state_dict_of
 from misc.errors import UserError
 from misc.files import sha256_file
 from misc.progress import log
-from net.published_keys import Kind, StateDict, from_published
+from net.published_keys import Kind, from_published
 
 _COUNTER = "num_batches_tracked"  # of batch norms, read by nothing
 _NAMES_SHOWN = 5
@@ -133,14 +133,20 @@ def require_timm_name(name: str, names: OptionNames, advice: str = "") -> None:
         )
 
 
-def timm_file(name: str) -> WeightFile | None:
-    """The published file of a timm network, None where there is none.
+def timm_file(name: str, names: OptionNames = ARGUMENTS) -> WeightFile:
+    """The published file of a timm network.
 
     It lies on the Hugging Face hub, as a rule; a copy by hand is called `NAME.TAG.safetensors`.
+
+    Raises:
+        UserError: there is none.
     """
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
-        return None
+        raise UserError(
+            f"timm has no weights of {name}: name another network, a local file with "
+            f"{names.weights}, or start from {names.random}."
+        )
     full = ".".join(filter(None, (config.architecture, config.tag)))
     if not config.hf_hub_id:
         return WeightFile(full, config.url, "")
@@ -159,7 +165,7 @@ def fetch_timm(name: str, names: OptionNames = ARGUMENTS) -> tuple[dict[str, Ten
     Raises:
         UserError: there are no such weights, or offline and not cached.
     """
-    file = require_timm_file(name, names)
+    file = timm_file(name, names)
     if file.cached.is_file():
         return state_dict_of(load_checkpoint(file.cached, mapped=True)), str(file.cached)
     hub_id = timm.get_pretrained_cfg(name).hf_hub_id
@@ -167,21 +173,6 @@ def fetch_timm(name: str, names: OptionNames = ARGUMENTS) -> tuple[dict[str, Ten
         return state_dict_of(load_state_dict_from_hf(hub_id)), f"{hub_id} of the hub"
     except (OSError, ConnectionError) as error:
         raise not_downloaded(file, type(error).__name__, names) from None
-
-
-def require_timm_file(name: str, names: OptionNames = ARGUMENTS) -> WeightFile:
-    """The published file of a timm network; see `timm_file`.
-
-    Raises:
-        UserError: there is none.
-    """
-    file = timm_file(name)
-    if file is None:
-        raise UserError(
-            f"timm has no weights of {name}: name another network, a local file with "
-            f"{names.weights}, or start from {names.random}."
-        )
-    return file
 
 
 def not_downloaded(weights: WeightFile, reason: str, names: OptionNames) -> UserError:

@@ -5,8 +5,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from misc.checkpoint import StateDict
+
 Kind = Literal["cnn", "transformer", "irn"]
-StateDict = dict[str, Tensor]
 
 _BACKBONE, _PUBLISHED_BACKBONE = "backbone.", "resnet50."
 _VIT = "vit."
