@@ -77,6 +77,19 @@ def test_safetensors(tmp_path: Path) -> None:
     assert torch.equal(load_checkpoint(tmp_path / "x.safetensors")["w"], torch.eye(2))
 
 
+@pytest.mark.parametrize("mapped", [True, False])
+def test_mapped_tensors_lie_in_the_file_and_others_do_not(tmp_path: Path, mapped: bool) -> None:
+    path = tmp_path / "x.pth"
+    save_checkpoint(path, {"a": torch.ones(5000)})
+    tensor = load_checkpoint(path, mapped=mapped)["a"]
+    assert tensor.sum() == 5000
+    content, ones = path.read_bytes(), np.ones(5000, np.float32).tobytes()
+    with path.open("r+b") as stream:
+        stream.seek(content.index(ones))
+        stream.write(bytes(len(ones)))
+    assert tensor.sum() == (0 if mapped else 5000)
+
+
 def test_wrappers_are_removed() -> None:
     tensor = torch.ones(1)
     for wrapped in ({"model": {"a": tensor}, "epoch": 3}, {"state_dict": {"module.a": tensor}}):

@@ -156,6 +156,15 @@ def test_some_may_be_missing_where_nothing_is_unexpected(state: dict) -> None:
         load_strictly(Body(), state, "w.pth", allowed)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_loaded_network_needs_its_file_no_more(tmp_path: Path, state: dict, zipped: bool) -> None:
+    path, network = tmp_path / "w.pth", Body()
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    load_weights(network, path)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("kind", SMALL_NETWORKS)
 def test_weights_that_are_not_finite_are_not_loaded(
