@@ -20,7 +20,8 @@ from misc.files import sha256_file
 from misc.progress import log
 from misc.provenance import read_record
 from net.backbone import ResNetBackbone, build_backbone, calibrate_batchnorm, load_backbone
-from net.pretrained import Allowed, OptionNames, load_strictly, load_weights, torchvision_file
+from net.option_names import OptionNames
+from net.pretrained import Allowed, load_strictly, load_weights, torchvision_file
 from net.published_keys import from_published, torchvision_to_deeplab
 
 _INIT_KEY, _WEIGHTS_KEY = "MODEL.INIT_MODEL", "MODEL.INIT_WEIGHTS"

@@ -17,10 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from misc.checkpoint import load_checkpoint, state_dict_of
 from misc.errors import UserError
 from net.normalisation import InputConversion
+from net.option_names import ARGUMENTS, OptionNames
 from net.pretrained import (
-    ARGUMENTS,
     Allowed,
-    OptionNames,
     fetch,
     load_strictly,
     not_downloaded,

@@ -16,34 +16,12 @@ from misc.checkpoint import StateDict, load_checkpoint, state_dict_of
 from misc.errors import UserError
 from misc.files import sha256_file
 from misc.progress import log
+from net.option_names import ARGUMENTS, OptionNames
 from net.published_keys import Kind, from_published
 
 _COUNTER = "num_batches_tracked"  # of batch norms, read by nothing
 _NAMES_SHOWN = 5
 _REMEDY = "use the options (backbone, class list) that the file was trained with, or another file"
-
-
-@dataclass(frozen=True)
-class OptionNames:
-    """What messages call the settings of a network; by default the arguments of its builder."""
-
-    network: str = ""
-    """In front of the name of a network, as `--vit`."""
-    weights: str = "weights=FILE"
-    """Names a local weight file, as `--vit_weights`."""
-    random: str = "init=random"
-    """Starts without any, as `--init random`."""
-    arguments: str = "model_args"
-    """In front of further arguments of a network, as `--vit_args`."""
-    size: str = "image_size"
-    """In front of the side of the input, as `--tile_size`."""
-
-    def asked(self, name: str) -> str:
-        """A network as it was asked for, as `--vit deit_small_patch16_224`."""
-        return f"{self.network} {name}".lstrip()
-
-
-ARGUMENTS = OptionNames()
 
 
 @dataclass(frozen=True)

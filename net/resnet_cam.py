@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from net.backbone import Backbone, build_backbone
-from net.pretrained import ARGUMENTS, OptionNames
+from net.option_names import ARGUMENTS, OptionNames
 
 
 class CnnCam(nn.Module):

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from misc.errors import UserError
-from net.pretrained import ARGUMENTS, OptionNames, require_timm_name
+from net.option_names import ARGUMENTS, OptionNames
+from net.pretrained import require_timm_name
 from net.vit_weights import load_initial
 
 Vit = VisionTransformer | Eva

@@ -13,15 +13,8 @@ from torch import Tensor, nn
 
 from misc.checkpoint import load_checkpoint, state_dict_of
 from misc.errors import UserError
-from net.pretrained import (
-    ARGUMENTS,
-    DEIT_SMALL,
-    Allowed,
-    OptionNames,
-    fetch,
-    fetch_timm,
-    load_strictly,
-)
+from net.option_names import ARGUMENTS, OptionNames
+from net.pretrained import DEIT_SMALL, Allowed, fetch, fetch_timm, load_strictly
 
 _WRAPPERS = ("model_ema", "module")  # of EVA's training scripts, beside those of `state_dict_of`
 _CLASSIFIER = ("head.", "head_dist.", "attn_pool.", "pre_logits.")  # parts that are not needed

@@ -23,7 +23,7 @@ from misc.training import Training, autocast, eval_loader, fit_batch, to_device
 from net.backbone import calibrate_batchnorm
 from net.deit_cam import DeitCam, build_deit_cam
 from net.losses import CamLosses, cam_losses, classification_loss
-from net.pretrained import OptionNames
+from net.option_names import OptionNames
 from net.resnet_cam import CnnCam, build_cnn_cam
 from step import lineage
 from step.plan import state_path
@@ -34,7 +34,15 @@ STEP = "train_cam"
 HEAD_FACTOR = 10.0  # learning rate of the classifiers over that of the networks
 _CALIBRATION_BATCHES = 4
 _CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random")
-_VIT_OPTIONS = OptionNames("--vit", "--vit_weights", "--init random", "--vit_args", "--tile_size")
+_VIT_OPTIONS = OptionNames(
+    "--vit",
+    "--vit_weights",
+    "--init random",
+    "--vit_args",
+    "--tile_size",
+    "--tile_stride",
+    "--cam_crop_size",
+)
 
 
 def build_cnn(args: argparse.Namespace, init: str | None = None) -> CnnCam:

@@ -24,7 +24,7 @@ from net.affinity import path_index
 from net.backbone import Backbone, build_backbone, calibrate_batchnorm, load_backbone
 from net.irn import IRNet
 from net.losses import IrnLosses, irn_losses
-from net.pretrained import OptionNames
+from net.option_names import OptionNames
 from net.published_keys import from_published
 from net.strides import GRID_STRIDE
 from step import lineage

@@ -14,13 +14,21 @@ from misc.transforms import normalise, to_chw
 from net.backbone import ResNetBackbone, build_backbone
 from net.deit_cam import DeitCam, build_deit_cam
 from net.irn import IRNet
-from net.pretrained import OptionNames
+from net.option_names import OptionNames
 from net.resnet_cam import CnnCam, build_cnn_cam
 
 NUM_CLASSES = 20
 # what messages of run_sample.py call the settings of its networks
 CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random")
-VIT_OPTIONS = OptionNames("--vit", "--vit_weights", "--init random", "--vit_args", "--tile_size")
+VIT_OPTIONS = OptionNames(
+    "--vit",
+    "--vit_weights",
+    "--init random",
+    "--vit_args",
+    "--tile_size",
+    "--tile_stride",
+    "--cam_crop_size",
+)
 
 
 def fill_weights(model: nn.Module, official_name: Callable[[str], str]) -> None:

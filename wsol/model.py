@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from misc.checkpoint import load_checkpoint, state_dict_of
 from misc.errors import UserError
 from net.normalisation import InputConversion
-from net.pretrained import OptionNames, load_strictly
+from net.option_names import OptionNames
+from net.pretrained import load_strictly
 from net.published_keys import from_published, to_published
 from net.resnet_cam import CnnCam, build_cnn_cam
 from net.vit import Vit, build_vit, embed, patch_tokens, record_cls_rows, run_blocks

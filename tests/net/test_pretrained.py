@@ -18,10 +18,10 @@ from misc.checkpoint import save_checkpoint
 from misc.errors import UserError
 from net import pretrained
 from net.backbone import build_backbone
+from net.option_names import OptionNames
 from net.pretrained import (
     EXACTLY,
     Allowed,
-    OptionNames,
     WeightFile,
     fetch,
     load_strictly,
