@@ -247,7 +247,7 @@ def load_networks(config: Config, path: Path | str) -> Networks:
     Raises:
         UserError: the file is missing or holds other networks.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, mapped=True)
     needed = needed_networks(config.MODEL.CAM)
     absent = [_ENTRIES[name] for name in needed if _ENTRIES[name] not in checkpoint]
     if absent:
