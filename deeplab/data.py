@@ -5,6 +5,7 @@ The input of the network is BGR minus a mean, in grey levels (not scaled to 1).
 
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,15 @@ from torch import Tensor
 
 from deeplab.config import Config, Mean, Split, class_names, dataset_root
 from misc.checks import require_no_problems
-from misc.errors import UserError, translated_options
+from misc.errors import UserError
 from misc.maps_io import IGNORE_LABEL
 from misc.progress import log
 from misc.transforms import NEAREST, random_crop, random_flip, resize, to_chw
+from voc12 import preflight
 from voc12.dataset import DevkitDataset, read_label_of
 from voc12.devkit import AUG_MASK_FOLDER, IMAGE_FOLDER, MASK_FOLDER, Devkit
 from voc12.labels import VOC_CLASSES
 from voc12.lists import IdList, resolve_list
-from voc12.preflight import find_problems
 from voc12.sample.devkit import RECORD_NAME as SYNTHETIC_RECORD
 
 PSEUDO_LABEL_FOLDER = "pseudo_seg_labels"
@@ -32,6 +33,11 @@ PSEUDO_LABEL_FOLDER = "pseudo_seg_labels"
 
 VALIDATION_FOLDERS = (AUG_MASK_FOLDER, MASK_FOLDER)
 """Folders of the devkit with ground truth, the preferred one first."""
+
+find_problems = partial(
+    preflight.find_problems, root_option="DATASET.ROOT=", classes_option="DATASET.LABELS"
+)
+"""`voc12.preflight.find_problems` in the words of this configuration."""
 
 # Processes load pictures side by side; threads of OpenCV in each would only get in the way.
 cv2.setNumThreads(0)
@@ -184,8 +190,7 @@ def _require_pictures(config: Config) -> None:
     """Name a wrong DATASET.ROOT for what it is, with a hint where the pictures may be."""
     devkit = Devkit(dataset_root(config))
     if not (devkit.root / IMAGE_FOLDER).is_dir():
-        with translated_options({"--voc12_root ": "DATASET.ROOT=", "--voc12_root": "DATASET.ROOT"}):
-            require_no_problems(find_problems(devkit, class_names(config)[1:], ("any",)))
+        require_no_problems(find_problems(devkit, class_names(config)[1:], ("any",)))
 
 
 def training_label_dir(config: Config) -> Path:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from deeplab.config import FINAL, Config, Paths, load
 from misc.config_types import absolute_path
 from misc.entry import run_entry
-from misc.errors import UserError, translated_options
+from misc.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -248,8 +248,7 @@ def _device(args: argparse.Namespace) -> "torch.device":
     if args.device == "cuda" and not torch.cuda.is_available():
         log(f"--cuda: PyTorch {torch.__version__} sees no CUDA GPU, so the CPU is used.")
         return torch.device("cpu")
-    with translated_options({"--device cuda": "--cuda", "--device cpu": "--cpu"}):
-        return select_device(args.device)
+    return select_device(args.device, option="--")
 
 
 def require_model(path: Path | None, config: Config) -> Path:

@@ -271,12 +271,13 @@ def share_of_batch(batch_size: int, option: str, *, even: bool = True) -> int:
     return len(shard(range(batch_size)))
 
 
-def select_device(name: str) -> torch.device:
+def select_device(name: str, option: str = "--device ") -> torch.device:
     """Turn `--device` into a device.
 
     Args:
         name: `auto` (a GPU when there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`. A CUDA
             device without index is this process's own GPU under `torchrun`, else the first.
+        option: what stands in front of the name on the command line, for messages.
 
     Raises:
         UserError: the name is unknown or this machine has no such device.
@@ -289,27 +290,27 @@ def select_device(name: str) -> torch.device:
         device = None
     if device is None or device.type not in _DEVICE_TYPES:
         raise UserError(
-            f"--device {name} is not a device to run on; use auto, cpu, cuda, cuda:INDEX or mps."
+            f"{option}{name} is not a device to run on; use auto, cpu, cuda, cuda:INDEX or mps."
         )
     if device.type != "cuda" and device.index:
-        raise UserError(f"--device {name}: there is one such device; use {device.type}.")
+        raise UserError(f"{option}{name}: there is one such device; use {device.type}.")
     if device.type == "cuda":
-        return _cuda_device(device)
+        return _cuda_device(device, option)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"--device {name}: this machine has no Apple GPU; use --device cpu.")
+        raise UserError(f"{option}{name}: this machine has no Apple GPU; use {option}cpu.")
     return torch.device(device.type)
 
 
-def _cuda_device(device: torch.device) -> torch.device:
+def _cuda_device(device: torch.device, option: str) -> torch.device:
     if not torch.cuda.is_available():
         raise UserError(
-            f"--device {device}: PyTorch {torch.__version__} sees no CUDA GPU on this machine; "
-            "use --device cpu or auto, or install a CUDA build of PyTorch and the driver."
+            f"{option}{device}: PyTorch {torch.__version__} sees no CUDA GPU on this machine; "
+            f"use {option}cpu or auto, or install a CUDA build of PyTorch and the driver."
         )
     index = local_rank() if device.index is None else device.index
     if index >= torch.cuda.device_count():
         raise UserError(
-            f"--device cuda:{index}: this machine has {torch.cuda.device_count()} CUDA GPU(s), "
+            f"{option}cuda:{index}: this machine has {torch.cuda.device_count()} CUDA GPU(s), "
             "numbered from 0; choose one of these."
         )
     return torch.device("cuda", index)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from misc.checkpoint import load_weights
 from misc.distributed import select_device, shard
 from misc.errors import UserError
 from misc.maps_io import load_cam_origin, save_cam
@@ -20,6 +19,7 @@ from misc.progress import log, progress
 from misc.training import autocast, eval_loader
 from net.cam_maps import fuse, normalise_maps, sum_scales
 from net.deit_cam import DeitCam
+from net.pretrained import load_weights
 from net.resnet_cam import CnnCam
 from step import lineage
 from step.plan import prepare_outputs

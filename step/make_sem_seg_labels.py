@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from misc.checkpoint import load_weights
 from misc.distributed import select_device, shard
 from misc.errors import UserError
 from misc.files import atomic_path, up_to_date
@@ -21,6 +20,7 @@ from misc.maps_io import CamMaps, load_cam, write_label
 from misc.progress import log, progress
 from misc.training import autocast, eval_loader
 from net.irn import IRNet
+from net.pretrained import load_weights
 from net.pseudo_labels import propagate_to_label
 from step import lineage
 from step.plan import outputs_of, prepare_outputs

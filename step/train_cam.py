@@ -23,6 +23,7 @@ from misc.training import Training, autocast, eval_loader, fit_batch, to_device
 from net.backbone import calibrate_batchnorm
 from net.deit_cam import DeitCam, build_deit_cam
 from net.losses import CamLosses, cam_losses, classification_loss
+from net.option_names import OptionNames
 from net.resnet_cam import CnnCam, build_cnn_cam
 from step import lineage
 from step.plan import state_path
@@ -32,6 +33,16 @@ from voc12.dataset import ClassificationDataset, ClassificationEvalDataset
 STEP = "train_cam"
 HEAD_FACTOR = 10.0  # learning rate of the classifiers over that of the networks
 _CALIBRATION_BATCHES = 4
+_CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random")
+_VIT_OPTIONS = OptionNames(
+    "--vit",
+    "--vit_weights",
+    "--init random",
+    "--vit_args",
+    "--tile_size",
+    "--tile_stride",
+    "--cam_crop_size",
+)
 
 
 def build_cnn(run: Run, init: str | None = None) -> CnnCam:
@@ -44,6 +55,7 @@ def build_cnn(run: Run, init: str | None = None) -> CnnCam:
         options.cnn_weights if init is None else None,
         options.cnn_frozen_stages,
         options.fixed_batchnorm,
+        _CNN_OPTIONS,
     )
 
 
@@ -59,6 +71,7 @@ def build_deit(run: Run, init: str | None = None) -> DeitCam:
         init or options.init,
         options.vit_weights if init is None else None,
         options.vit_args,
+        _VIT_OPTIONS,
     )
 
 

@@ -10,13 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from misc.checkpoint import (
-    from_official,
-    is_official,
-    load_checkpoint,
-    save_checkpoint,
-    state_dict_of,
-)
+from misc.checkpoint import load_checkpoint, save_checkpoint, state_dict_of
 from misc.distributed import select_device
 from misc.errors import UserError
 from misc.files import remove_leftovers
@@ -30,6 +24,8 @@ from net.affinity import path_index
 from net.backbone import Backbone, build_backbone, calibrate_batchnorm, load_backbone
 from net.irn import IRNet
 from net.losses import IrnLosses, irn_losses
+from net.option_names import OptionNames
+from net.published_keys import from_published
 from net.strides import GRID_STRIDE
 from step import lineage
 from step.options import CAM_BACKBONE
@@ -38,6 +34,7 @@ from step.run import Run
 from voc12.dataset import PairDataset, TopLeftDataset
 
 STEP = "train_irn"
+_OPTIONS = OptionNames(weights="--irn_backbone_weights", random="--init random")
 DISPLACEMENT_FACTOR = 10.0  # learning rate of the displacement layers over that of the edge layers
 
 
@@ -52,7 +49,7 @@ def build_model(run: Run, trained: bool = False) -> IRNet:
     weights = options.irn_backbone_weights
     init = "random" if trained or weights == CAM_BACKBONE else options.init
     local = None if trained or weights == CAM_BACKBONE else weights
-    backbone = build_backbone(options.irn_backbone, init, local, "--irn_backbone_weights")
+    backbone = build_backbone(options.irn_backbone, init, local, _OPTIONS)
     if weights == CAM_BACKBONE and not trained:
         _copy_cam_backbone(run, backbone)
     return IRNet(backbone)
@@ -62,9 +59,7 @@ def _copy_cam_backbone(run: Run, backbone: Backbone) -> None:
     """Take over the backbone of the trained CNN branch."""
     options = run.options
     lineage.require_input(options.cam_weights_name, lineage.cam_training, run)
-    state = state_dict_of(load_checkpoint(options.cam_weights_name))
-    if is_official(state, "cnn"):
-        state = from_official(state, "cnn")
+    state = from_published(state_dict_of(load_checkpoint(options.cam_weights_name)), "cnn")
     load_backbone(backbone, state, options.cam_weights_name)
 
 

@@ -54,6 +54,8 @@ def find_problems(
     label_ids: Iterable[str] = (),
     cls_labels: Path | None = None,
     mask_dir: Path | None = None,
+    root_option: str = "--voc12_root ",
+    classes_option: str = "--classes",
 ) -> list[str]:
     """Check every file that a run will read; each picture is decoded once, in threads.
 
@@ -66,12 +68,14 @@ def find_problems(
         label_ids: ids whose image labels are needed.
         cls_labels: CSV, JSON or NPY file used instead of Annotations.
         mask_dir: folder with ID.png used instead of the devkit's masks.
+        root_option: what stands in front of the devkit's folder in a command, for messages.
+        classes_option: what names the class list, for messages.
 
     Returns:
         Problems as `kind: what and where`, none if all is well.
     """
     if not devkit.root.is_dir():
-        return [_missing_root(devkit.root)]
+        return [_missing_root(devkit.root, root_option)]
     needed = {
         "images": tuple(image_ids),
         "masks": tuple(mask_ids),
@@ -84,10 +88,12 @@ def find_problems(
         kind = "unusable image labels"
         table = attempt(kind, lambda: read_cls_labels(cls_labels, classes), problems)
     if needed["masks"]:
-        problems += _masks_of_other_classes(_mask_folders(devkit, mask_dir), tuple(classes))
+        problems += _masks_of_other_classes(
+            _mask_folders(devkit, mask_dir), tuple(classes), classes_option
+        )
     missing = _missing_folders(devkit, needed, cls_labels is not None, mask_dir)
     if missing:
-        problems += [text + _inner_root_hint(devkit.root) for text in missing.values()]
+        problems += [text + _inner_root_hint(devkit.root, root_option) for text in missing.values()]
     # One line says that a folder is missing, not one line for every file that should be in it.
     unusable = set(missing) | ({"labels"} if cls_labels is not None and table is None else set())
     wanted = {part: frozenset(() if part in unusable else needed[part]) for part in needed}
@@ -120,7 +126,9 @@ def _mask_folders(devkit: Devkit, mask_dir: Path | None) -> tuple[Path, ...]:
     return own if mask_dir is None else (mask_dir,)
 
 
-def _masks_of_other_classes(folders: Sequence[Path], classes: tuple[str, ...]) -> list[str]:
+def _masks_of_other_classes(
+    folders: Sequence[Path], classes: tuple[str, ...], option: str
+) -> list[str]:
     """Masks whose record names other classes, which their values alone may not tell."""
     problems = []
     for folder in filter(Path.is_dir, folders):
@@ -131,23 +139,23 @@ def _masks_of_other_classes(folders: Sequence[Path], classes: tuple[str, ...]) -
             label, (theirs, ours) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
             problems.append(
                 f"masks of other classes: label {label} is {theirs!r} in {record_path(folder)}, "
-                f"but {ours!r} in this run; name the classes of the masks with --classes"
+                f"but {ours!r} in this run; name the classes of the masks with {option}"
             )
     return problems
 
 
-def _missing_root(root: Path) -> str:
+def _missing_root(root: Path, option: str) -> str:
     return (
-        f"missing folder: {root} (--voc12_root) does not exist; it must hold {IMAGE_FOLDER}/ID.jpg "
-        f"and, as needed, {ANNOTATION_FOLDER}/ID.xml, {MASK_FOLDER}/ID.png, "
+        f"missing folder: {root} ({option.rstrip(' =')}) does not exist; it must hold "
+        f"{IMAGE_FOLDER}/ID.jpg and, as needed, {ANNOTATION_FOLDER}/ID.xml, {MASK_FOLDER}/ID.png, "
         f"{OBJECT_MASK_FOLDER}/ID.png and {LIST_FOLDER}/*.txt"
     )
 
 
-def _inner_root_hint(root: Path) -> str:
+def _inner_root_hint(root: Path, option: str) -> str:
     """Whoever names VOCdevkit means the folder VOC2012 in it."""
     for inner in sorted(root.glob(f"*/{IMAGE_FOLDER}")) + sorted(root.glob(f"*/*/{IMAGE_FOLDER}")):
-        return f"; did you mean --voc12_root {inner.parent}?"
+        return f"; did you mean {option}{inner.parent}?"
     return ""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import VIT_OPTIONS
 from pipeline import QUICK, TRAIN_IDS, output, run, weights
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
@@ -286,7 +287,13 @@ def test_pipeline_makes_cams_of_trained_weights(
 )
 def test_networks_without_such_a_class_token_get_one_sentence(name: str, reason: str) -> None:
     with pytest.raises(UserError, match=rf"^--vit {name} is not a plain ViT .*\(.*{reason}.*\.$"):
-        build_vit(name, 224, init="random", model_args={"depth": 1} if "vit_" in name else None)
+        build_vit(
+            name,
+            224,
+            init="random",
+            model_args={"depth": 1} if "vit_" in name else None,
+            names=VIT_OPTIONS,
+        )
 
 
 @pytest.mark.parametrize(
@@ -302,7 +309,7 @@ def test_networks_without_such_a_class_token_get_one_sentence(name: str, reason:
 )
 def test_arguments_that_no_cam_can_be_made_with(wrong: dict, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        build_vit("vit_small_patch16_dinov3", 64, "random", None, SMALL | wrong)
+        build_vit("vit_small_patch16_dinov3", 64, "random", None, SMALL | wrong, VIT_OPTIONS)
 
 
 def test_unknown_tag_lists_those_that_exist() -> None:
@@ -311,7 +318,7 @@ def test_unknown_tag_lists_those_that_exist() -> None:
         match=r"^--vit vit_small_patch14_dinov2\.lvd: timm has no weights lvd of .*; give "
         r"vit_small_patch14_dinov2, vit_small_patch14_dinov2\.lvd142m\.$",
     ):
-        build_vit("vit_small_patch14_dinov2.lvd", 56, init="random", model_args=SMALL)
+        build_vit("vit_small_patch14_dinov2.lvd", 56, init="random", names=VIT_OPTIONS)
 
 
 def test_attention_is_recorded_whatever_timm_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
