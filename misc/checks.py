@@ -18,7 +18,7 @@ T = TypeVar("T")
 Result = TypeVar("Result")
 
 MAX_SHOWN = 20
-_MAX_THREADS = 8
+MAX_THREADS = 8
 
 
 def require_no_problems(problems: Sequence[str]) -> None:
@@ -56,7 +56,7 @@ def attempt(kind: str, function: Callable[[], Result], problems: list[str]) -> R
 
 def problems_of_each(check: Callable[[T], Iterable[str]], items: Sequence[T]) -> list[str]:
     """The problems that a check finds in each of many items; looks at several at a time."""
-    workers = min(_MAX_THREADS, os.cpu_count() or 1)
+    workers = min(MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         found = progress(pool.map(check, items), "checking the data", total=len(items))
         return list(itertools.chain.from_iterable(found))
