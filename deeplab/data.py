@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from deeplab.config import Config, Mean, Split, class_names, dataset_root
+from misc.batches import Key
 from misc.errors import UserError, translated_options
 from misc.maps_io import IGNORE_LABEL
 from misc.progress import log
@@ -56,10 +57,10 @@ class TrainDataset(DevkitDataset):
         super().__init__(Devkit(dataset_root(config)), ids)
         self.config = config
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        _, index = key
         config, image_id = self.config, self.ids[index]
-        rng = np.random.default_rng([config.EXP.SEED, epoch, index])
+        rng = np.random.default_rng([config.EXP.SEED, *key])
         image = self.read_image(index)
         label = read_label_of(image, training_label_path(config, image_id))
         image, label = augment(subtract_mean(image, config.IMAGE.MEAN), label, config, rng)
