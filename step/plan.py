@@ -14,6 +14,7 @@ from misc.provenance import (
     remove_file,
     remove_outputs,
 )
+from misc.tensorboard import remove_event_files
 from step import lineage
 from voc12.source import open_source
 
@@ -111,6 +112,11 @@ def state_path(args: Namespace, step: str) -> Path:
     return getattr(args, option).with_name(name)
 
 
+def board_dir(args: Namespace, step: str) -> Path:
+    """Where a training step writes for TensorBoard."""
+    return args.result_dir / "logs" / step
+
+
 def overwrite_problems(args: Namespace, steps: Iterable[str]) -> list[str]:
     """What forbids to remove the outputs of the chosen steps.
 
@@ -153,3 +159,4 @@ def remove_before(args: Namespace, steps: Sequence[str]) -> None:
                 log(f"--overwrite: removed {count} file(s) of {step}: {output.path}")
         if step in _STATES:
             state_path(args, step).unlink(missing_ok=True)
+            remove_event_files(board_dir(args, step))

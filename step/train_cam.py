@@ -1,37 +1,45 @@
 """Step 1: train the CNN and the transformer branch together.
 
 Reads pictures and image labels of `--train_list`; writes `sess/res152_cam.pth` and
-`sess/deits_cam.pth`, and after every epoch the resumable `sess/train_cam.state.pth`.
+`sess/deits_cam.pth`, and after every epoch the resumable `sess/train_cam.state.pth` and points and
+a grid of pictures for TensorBoard in `result/logs/train_cam`.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
+from misc.batches import first_images, fit_batch
 from misc.checkpoint import save_checkpoint
-from misc.distributed import select_device
+from misc.distributed import all_reduce_sum, barrier, is_main_process, select_device, shard
 from misc.errors import UserError
 from misc.files import remove_leftovers
 from misc.progress import log, progress
 from misc.provenance import keep_file, read_record, seal_record, write_record
 from misc.schedule import PolyAdamW, PolySGD
 from misc.seed import seed_everything
-from misc.training import Training, autocast, eval_loader, fit_batch, to_device
+from misc.training import Hook, Loss, Training, autocast, eval_loader, to_device
+from misc.transforms import denormalise
+from misc.visualize import heat_map, picture_grid
 from net.backbone import calibrate_batchnorm
+from net.batchnorm import synchronise_batchnorm
 from net.deit_cam import DeitCam, build_deit_cam
 from net.losses import CamLosses, cam_losses, classification_loss
 from net.resnet_cam import CnnCam, build_cnn_cam
 from step import lineage
-from step.plan import state_path
+from step.plan import board_dir, state_path
 from voc12.dataset import ClassificationDataset, ClassificationEvalDataset
 from voc12.source import open_source
 
 STEP = "train_cam"
 HEAD_FACTOR = 10.0  # learning rate of the classifiers over that of the networks
-_CALIBRATION_BATCHES = 4
+_GRID_PICTURES = 4
+_LEAST_MAP = 1e-5  # so that a map without any positive value stays 0
 
 
 def build_cnn(args: argparse.Namespace, init: str | None = None) -> CnnCam:
@@ -88,33 +96,20 @@ def build_optimiser(
     return PolySGD(groups, learning_rate, weight_decay, momentum, max_step=steps)
 
 
-def training_step(
-    models: dict[str, nn.Module],
-    optimisers: dict[str, torch.optim.Optimizer],
-    images: Tensor,
-    labels: Tensor,
-    cam_lambda: float,
-    precision: str = "float32",
+def training_losses(
+    models: Mapping[str, nn.Module], images: Tensor, labels: Tensor, precision: str = "float32"
 ) -> CamLosses:
-    """One update of both branches.
+    """Losses of both branches over some pictures.
 
     Args:
         models: `cnn` and `transformer`.
-        optimisers: likewise.
         images: (B, 3, S, S) normalised crops.
         labels: (B, C) of 0 and 1.
-        cam_lambda: weight of the refinement loss; 0 before it starts.
         precision: `float32` or `bfloat16`.
     """
     with autocast(images.device, precision):
         maps = models["cnn"](images), models["transformer"](images)
-    losses = cam_losses(*maps, labels, images.shape[-1])
-    for optimiser in optimisers.values():
-        optimiser.zero_grad()
-    losses.total(cam_lambda).backward()
-    for optimiser in optimisers.values():
-        optimiser.step()
-    return CamLosses(*(loss.detach() for loss in losses))
+    return cam_losses(*maps, labels, images.shape[-1])
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -142,12 +137,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     training.run()
     lists = lineage.list_facts(args, args.train_list)
     for path, name in ((args.cam_weights_name, "cnn"), (args.deit_weights_name, "transformer")):
-        write_record(path, record, lists, {"history": training.history})
-        remove_leftovers(path)
-        save_checkpoint(path, training.models[name].state_dict())
-        seal_record(path)
+        if is_main_process():
+            write_record(path, record, lists, {"history": training.history})
+            remove_leftovers(path)
+            save_checkpoint(path, training.models[name].state_dict())
+            seal_record(path)
         log(f"wrote {path}")
-    training.state_path.unlink(missing_ok=True)
+    if is_main_process():
+        training.state_path.unlink(missing_ok=True)
+    barrier()  # nobody goes on before the weights are there
     return {"epochs": training.history}
 
 
@@ -175,19 +173,23 @@ def _prepare(args: argparse.Namespace, ids: tuple[str, ...], fingerprint: str) -
         ),
     }
     if args.init == "random" and args.cnn_weights is None and args.fixed_batchnorm:
-        calibrate_batchnorm(models["cnn"].backbone, _first_images(dataset, batch_size, device))
+        first = first_images(dataset, batch_size)
+        calibrate_batchnorm(models["cnn"].backbone, (images.to(device) for images in first))
+    for model in models.values():
+        synchronise_batchnorm(model)
 
-    def step(batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
-        weight = args.cam_lambda if epoch + 1 >= args.cam_refine_epoch else 0.0
-        images, labels = batch["image"], batch["label"]
-        losses = training_step(models, optimisers, images, labels, weight, args.precision)
-        return {"cnn": losses.cnn, "transformer": losses.transformer, "l1": losses.refinement}
+    def step(parallel: Mapping[str, nn.Module], batch: dict[str, Any], epoch: int) -> Loss:
+        cam_lambda = args.cam_lambda if epoch + 1 >= args.cam_refine_epoch else 0.0
+        found = training_losses(parallel, batch["image"], batch["label"], args.precision)
+        losses = CamLosses(*(batch["weight"] * loss for loss in found))  # means over pictures
+        parts = {"cnn": losses.cnn, "transformer": losses.transformer, "l1": losses.refinement}
+        return Loss(losses.total(cam_lambda), {n: loss.detach() for n, loss in parts.items()})
 
-    return Training(
+    training = Training(
         title="train_cam",
         dataset=dataset,
         batch_size=batch_size,
-        epochs=args.cam_num_epoches,
+        units=args.cam_num_epoches,
         seed=args.seed,
         models=models,
         optimisers=optimisers,
@@ -196,18 +198,29 @@ def _prepare(args: argparse.Namespace, ids: tuple[str, ...], fingerprint: str) -
         state_path=state_path(args, STEP),
         fingerprint=fingerprint,
         num_workers=args.num_workers,
-        after_epoch=lambda epoch: validate(args, models, device),
+        board_dir=board_dir(args, STEP),
+        measure=lambda _: validate(args, models, device),
+        hooks=(Hook(1, lambda epoch: _draw(training, epoch)),),
     )
+    return training
 
 
-def _first_images(
-    dataset: ClassificationDataset, batch_size: int, device: torch.device
-) -> Iterator[Tensor]:
-    """The first few batches of pictures, to calibrate batch norm."""
-    count = min(len(dataset), _CALIBRATION_BATCHES * batch_size)
-    for start in range(0, count, batch_size):
-        stop = min(start + batch_size, count)
-        yield torch.stack([dataset[i]["image"] for i in range(start, stop)]).to(device)
+@torch.no_grad()
+def _draw(training: Training, epoch: int) -> None:
+    """A few training pictures with the strongest map of their classes by both branches."""
+    if not is_main_process():
+        return
+    images, labels = (training.batch[name][:_GRID_PICTURES] for name in ("image", "label"))
+    columns = [[denormalise(image.cpu().numpy()) for image in images]]
+    for model in training.models.values():
+        maps = F.interpolate(model.eval()(images).float(), images.shape[-2:], mode="bilinear")
+        maps = maps.relu() * labels[:, :, None, None]  # (B, C, S, S)
+        maps = maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=_LEAST_MAP)
+        columns.append(
+            [heat_map(p, m.cpu().numpy()) for p, m in zip(columns[0], maps, strict=True)]
+        )
+    rows = list(zip(*columns, strict=True))
+    training.board.picture("input_cnn_transformer", picture_grid(rows), epoch)
 
 
 @torch.no_grad()
@@ -225,11 +238,13 @@ def validate(
     for model in models.values():
         model.eval()
     sums = dict.fromkeys(models, 0.0)
-    loader = eval_loader(dataset, args.cam_batch_size, args.num_workers)
+    share = Subset(dataset, shard(range(len(dataset))))
+    loader = eval_loader(share, args.cam_batch_size, args.num_workers)
     for batch in progress(loader, "validate"):
         batch = to_device(batch, device)
         for name, model in models.items():
             with autocast(device, args.precision):
                 maps = model(batch["image"])
             sums[name] += float(classification_loss(maps, batch["label"])) * len(maps)
-    return {f"val_{name}": total / len(dataset) for name, total in sums.items()}
+    totals = all_reduce_sum(torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
+    return {f"val_{n}": total / len(dataset) for n, total in zip(sums, totals, strict=True)}
