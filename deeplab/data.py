@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deeplab.config import Config, Mean, Split, class_names, dataset_root
+from misc.batches import Key
 from misc.checks import require_no_problems
 from misc.errors import UserError
 from misc.maps_io import IGNORE_LABEL
@@ -63,10 +64,10 @@ class TrainDataset(DevkitDataset):
         super().__init__(Devkit(dataset_root(config)), ids)
         self.config = config
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        _, index = key
         config, image_id = self.config, self.ids[index]
-        rng = np.random.default_rng([config.EXP.SEED, epoch, index])
+        rng = np.random.default_rng([config.EXP.SEED, *key])
         image = self.read_image(index)
         label = read_label_of(image, training_label_path(config, image_id))
         image, label = augment(subtract_mean(image, config.IMAGE.MEAN), label, config, rng)

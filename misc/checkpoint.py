@@ -22,9 +22,9 @@ _NAN_BY_DESIGN = ".qkv.bias_mask"
 
 
 class Resumed(NamedTuple):
-    """Where a training run goes on: finished epochs, and what the caller stored beside them."""
+    """Where a training run goes on: finished units, and what the caller stored beside them."""
 
-    epoch: int
+    finished: int
     extra: dict[str, Any]
 
 
@@ -171,7 +171,7 @@ def save_training_state(
     path: Path | str,
     models: Mapping[str, nn.Module],
     optimisers: Mapping[str, torch.optim.Optimizer],
-    epoch: int,
+    finished: int,
     fingerprint: str,
     extra: dict[str, Any] | None = None,
 ) -> None:
@@ -181,7 +181,7 @@ def save_training_state(
         path: the state file; replaced atomically.
         models: networks by name.
         optimisers: optimisers by name, with their schedules.
-        epoch: number of finished epochs.
+        finished: number of finished units, epochs or iterations.
         fingerprint: identifies the arguments and data of the run.
         extra: plain values and tensors to hand back on resuming.
     """
@@ -190,7 +190,7 @@ def save_training_state(
         {
             "models": {name: model.state_dict() for name, model in models.items()},
             "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
-            "epoch": epoch,
+            "finished": finished,
             "fingerprint": fingerprint,
             "rng": rng_state(),
             "extra": extra or {},
@@ -209,7 +209,7 @@ def load_training_state(
     Restores the networks, the optimisers and the random generators of Python, numpy and torch.
 
     Returns:
-        Finished epochs and the stored extras; None when there is no state file.
+        Finished units and the stored extras; None when there is no state file.
 
     Raises:
         UserError: the state is damaged or belongs to a run with other arguments.
@@ -228,7 +228,7 @@ def load_training_state(
         for name, optimiser in optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         set_rng_state(state["rng"])
-        return Resumed(state["epoch"], state["extra"])
+        return Resumed(state["finished"], state["extra"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not a whole training state ({_first_line(error)}); remove it to train from "

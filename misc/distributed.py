@@ -9,8 +9,8 @@ import resource
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -76,18 +76,31 @@ def barrier() -> None:
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Sum of `tensor` over all processes, as a new tensor on the same device.
 
+    Gradients pass: the gradient of the sum of all processes' results reaches every part of it.
+
     Raises:
         RuntimeError: several processes were started but never joined, so that a sum over this
             process alone would pass for the sum of all.
     """
     _require_group()
-    total = tensor.clone()
-    if _has_group():
+    return _Sum.apply(tensor) if _has_group() else tensor.clone()
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; each part of a sum has the gradient of the sum in all processes."""
+
+    @staticmethod
+    def forward(context: Any, tensor: torch.Tensor) -> torch.Tensor:
         # NCCL reduces CUDA tensors only.
         on_gpu = dist.get_backend() == dist.Backend.NCCL
+        total = tensor.clone(memory_format=torch.contiguous_format)
         total = total.to(torch.device("cuda", local_rank())) if on_gpu else total
         dist.all_reduce(total)
-    return total.to(tensor.device)
+        return total.to(tensor.device)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _Sum.apply(gradient)
 
 
 def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
@@ -224,51 +237,59 @@ def leave_processes() -> None:
 def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     """Wrap a network so that its gradients are averaged over all processes.
 
+    Weights and buffers become those of the main process. Buffers are left alone afterwards: batch
+    norms that learn must be those of `net.batchnorm`.
+
     Args:
-        model: the network, already on `device`, with equal weights in every process.
+        model: the network, already on `device`.
         device: of this process.
 
     Returns:
-        The network itself in a plain run.
+        The network itself in a plain run, or when it has nothing to train.
 
     Raises:
         RuntimeError: several processes were started but never joined.
     """
     _require_group()
-    if world_size() == 1:
+    if world_size() == 1 or not any(p.requires_grad for p in model.parameters()):
         return model
-    return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+    for buffer in model.buffers():
+        dist.broadcast(buffer, 0)
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, devices, broadcast_buffers=False)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside what `data_parallel` returned; its keys have no `module.` prefix."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+@contextmanager
+def own_gradients(models: Iterable[nn.Module]) -> Iterator[None]:
+    """Let what `data_parallel` returned add up gradients without averaging them yet."""
+    with ExitStack() as stack:
+        for model in models:
+            if isinstance(model, DistributedDataParallel):
+                stack.enter_context(model.no_sync())
+        yield
 
 
-def share_of_batch(batch_size: int, option: str, *, even: bool = True) -> int:
-    """Number of pictures of every batch that this process computes.
+_takes_part = True
 
-    Args:
-        batch_size: of all processes together.
-        option: option or key that names it, for the message.
-        even: whether the parts must be equal, as averaged gradients need unless the loss already
-            weights what every process contributes.
 
-    Raises:
-        UserError: the batch cannot be dealt out in equal parts, or not every process would get a
-            picture.
+def takes_part() -> bool:
+    """Whether the pictures that this process computes count, see `taking_part`."""
+    return _takes_part
+
+
+@contextmanager
+def taking_part(has_pictures: bool) -> Iterator[None]:
+    """Say whether this process has a picture of the current batch.
+
+    A process without one computes a picture that does not count, so that no other waits for it.
+    Sums over the processes have to leave it out; a batch norm learns that from `takes_part`.
     """
-    if batch_size < world_size():
-        raise UserError(
-            f"{option} {batch_size} is too small for {world_size()} processes, each of which needs "
-            f"a picture; start at most {batch_size} or use a larger batch."
-        )
-    if even and batch_size % world_size():
-        raise UserError(
-            f"{option} {batch_size} cannot be dealt out evenly to {world_size()} processes; use a "
-            f"multiple of {world_size()} or another number of processes."
-        )
-    return len(shard(range(batch_size)))
+    global _takes_part
+    before, _takes_part = _takes_part, has_pictures
+    try:
+        yield
+    finally:
+        _takes_part = before
 
 
 def select_device(name: str, option: str = "--device ") -> torch.device:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from misc.outputs import check_removal, prepare_output, remove_file, remove_outputs
 from misc.progress import log
 from misc.provenance import Record, read_record
+from misc.tensorboard import remove_event_files
 from step import lineage
 from step.run import Run
 
@@ -104,6 +105,11 @@ def state_path(run: Run, step: str) -> Path:
     return getattr(run.options, option).with_name(name)
 
 
+def board_dir(run: Run, step: str) -> Path:
+    """Where a training step writes for TensorBoard."""
+    return run.options.result_dir / "logs" / step
+
+
 def overwrite_problems(run: Run, steps: Iterable[str]) -> list[str]:
     """What forbids to remove the outputs of the chosen steps.
 
@@ -146,3 +152,4 @@ def remove_before(run: Run, steps: Sequence[str]) -> None:
                 log(f"--overwrite: removed {count} file(s) of {step}: {output.path}")
         if step in _STATES:
             state_path(run, step).unlink(missing_ok=True)
+            remove_event_files(board_dir(run, step))

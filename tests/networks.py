@@ -1,6 +1,6 @@
 """Networks with the made-up weights of the golden files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torchvision
@@ -66,6 +66,15 @@ def golden_deeplab() -> MultiScale:
     model = build_model(Config())
     fill_weights(model, lambda key: key)
     return model.eval()
+
+
+def update(optimisers: Mapping[str, torch.optim.Optimizer], loss: Tensor) -> None:
+    """One step of training as in a single process."""
+    for optimiser in optimisers.values():
+        optimiser.zero_grad()
+    loss.backward()
+    for optimiser in optimisers.values():
+        optimiser.step()
 
 
 def picture(name: str, height: int, width: int) -> Tensor:

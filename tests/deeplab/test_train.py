@@ -32,13 +32,14 @@ from deeplab.config import FINAL, Config
 from deeplab.data import TrainDataset, id_list
 from deeplab.initialisation import initialise
 from deeplab.model import MultiScale, build_model
+from misc.batches import BatchStream, first_images
 from misc.checkpoint import load_checkpoint
 from misc.files import read_json
 from misc.provenance import read_record, record_path
 from misc.seed import run_facts, seed_everything
-from misc.training import BatchStream
+from misc.training import Loss
 
-KILLED_RUN = killed_run("deeplab.main", "deeplab.engine")
+KILLED_RUN = killed_run("deeplab.main", "misc.training")
 LAST_BATCH = 2 * ITERATIONS
 LAST_STATE = 4
 ALIKE = {"rtol": 1e-5, "atol": 1e-7}  # an update is about 1e-5
@@ -118,7 +119,7 @@ def start_of(config: Config) -> tuple[MultiScale, TrainDataset]:
     seed_everything(config.EXP.SEED)
     dataset = TrainDataset(config, id_list(config, "train").ids)
     network = build_model(config)
-    initialise(network, config, list(engine._first_batches(dataset, config)))
+    initialise(network, config, first_images(dataset, config.SOLVER.BATCH_SIZE.TRAIN))
     return network.train(), dataset
 
 
@@ -227,7 +228,7 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
     killed = run_apart("-c", KILLED_RUN, str(LAST_BATCH), *argv)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     paths = paths_of(sample, tmp_path)
-    assert load_checkpoint(paths.state_path)["epoch"] == LAST_STATE
+    assert load_checkpoint(paths.state_path)["finished"] == LAST_STATE
     assert not paths.checkpoint(FINAL).exists()
     time.sleep(1)  # TensorBoard orders files by the second of their start
     assert run("train", sample, tmp_path, values={**often, "DATALOADER.NUM_WORKERS": 1}) == 0
@@ -321,9 +322,9 @@ def test_loss_that_is_not_finite_stops_and_the_last_state_stays(
         stop_with_nan(patch, iteration=4)
         assert run("train", sample, tmp_path) == 2
     error = capsys.readouterr().err
-    assert "the loss is inf in iteration 4; lower SOLVER.LR" in error
-    assert "stopped: train: the loss is inf" in log_of(sample, tmp_path, "train")
-    assert load_checkpoint(paths_of(sample, tmp_path).state_path)["epoch"] == 3
+    assert "a loss is not finite in iteration 4 (loss inf); lower SOLVER.LR" in error
+    assert "stopped: train: a loss is not finite" in log_of(sample, tmp_path, "train")
+    assert load_checkpoint(paths_of(sample, tmp_path).state_path)["finished"] == 3
     assert run("train", sample, tmp_path) == 0
     finals = [paths_of(sample, f).checkpoint(FINAL) for f in (tmp_path, finished_run(sample))]
     assert equal_weights(*finals)
@@ -345,21 +346,24 @@ def test_weights_that_are_not_finite_are_never_written(
 def test_state_of_weights_that_are_not_finite_is_not_written(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    step, left = engine.TrainingRun._step, 4
+    step, left = engine.TrainingRun.step, 4 * 2  # batches of four iterations
 
-    def diverge(training: engine.TrainingRun, *arguments: object) -> tuple:
+    def diverge(training: engine.TrainingRun, *arguments: object) -> Loss:
         nonlocal left
-        done, left = step(training, *arguments), left - 1
+        loss, left = step(training, *arguments), left - 1
         if left == 0:
             training.network.parameter_groups().aspp_biases[0].data[0] = torch.nan
-        return done
+        return loss
 
-    monkeypatch.setattr(engine.TrainingRun, "_step", diverge)
+    monkeypatch.setattr(engine.TrainingRun, "step", diverge)
     assert run("train", sample, tmp_path) == 2
-    assert "base.aspp.c0.bias is NaN or infinite" in capsys.readouterr().err
+    assert (
+        "base.aspp.c0.bias of network deeplab is not finite after iteration 4"
+        in capsys.readouterr().err
+    )
     monkeypatch.undo()
     paths = paths_of(sample, tmp_path)
-    assert load_checkpoint(paths.state_path)["epoch"] == 3  # from which the same command goes on
+    assert load_checkpoint(paths.state_path)["finished"] == 3  # from which the same command goes on
     assert run("train", sample, tmp_path) == 0
     finals = [paths_of(sample, f).checkpoint(FINAL) for f in (tmp_path, finished_run(sample))]
     assert equal_weights(*finals)

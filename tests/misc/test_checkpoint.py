@@ -198,8 +198,8 @@ def test_resumed_training_equals_uninterrupted(tmp_path: Path) -> None:
     again, optimiser = _training()
     resumed = load_training_state(path, {"m": again}, {"o": optimiser}, "f")
     assert resumed is not None
-    assert (resumed.epoch, resumed.extra) == (2, {"best": 0.5})
-    for _ in range(resumed.epoch, 4):
+    assert (resumed.finished, resumed.extra) == (2, {"best": 0.5})
+    for _ in range(resumed.finished, 4):
         _epoch(again, optimiser)
     for key, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
@@ -209,7 +209,7 @@ def test_no_state_means_start(tmp_path: Path) -> None:
     assert load_training_state(tmp_path / "state.pth", {}, {}, "f") is None
 
 
-@pytest.mark.parametrize("lost", ["models", "optimisers", "rng", "epoch", "extra"])
+@pytest.mark.parametrize("lost", ["models", "optimisers", "rng", "finished", "extra"])
 def test_state_without_a_part_is_refused(tmp_path: Path, lost: str) -> None:
     path, model = tmp_path / "x.state.pth", nn.Linear(2, 1)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -25,9 +25,7 @@ from misc.distributed import (
     require_shared,
     select_device,
     shard,
-    share_of_batch,
     together,
-    unwrap,
     world_size,
 )
 from misc.errors import UserError
@@ -42,7 +40,7 @@ def test_plain_run_is_one_process() -> None:
     assert all_reduce_sum(torch.tensor([2])).tolist() == [2]
     assert all_reduce_mean(torch.tensor([2.5])).tolist() == [2.5]
     model = nn.Linear(1, 1)
-    assert unwrap(data_parallel(model, torch.device("cpu"))) is model
+    assert data_parallel(model, torch.device("cpu")) is model
     leave_processes()
 
 
@@ -61,25 +59,6 @@ def test_unjoined_processes_cannot_pass_a_part_for_the_sum(monkeypatch: pytest.M
         all_reduce_sum(torch.tensor([1]))
     with pytest.raises(RuntimeError, match="join_processes"):
         data_parallel(nn.Linear(1, 1), torch.device("cpu"))
-
-
-def test_batches_are_dealt_out_evenly_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert share_of_batch(5, "BATCH") == 5
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert share_of_batch(6, "BATCH") == 3
-    with pytest.raises(UserError, match="BATCH 5 cannot be dealt out evenly to 2 processes"):
-        share_of_batch(5, "BATCH")
-
-
-def test_uneven_shares_are_had_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    shares = []
-    for index in range(4):
-        monkeypatch.setenv("RANK", str(index))
-        shares.append(share_of_batch(5, "BATCH", even=False))
-    assert shares == [2, 1, 1, 1]
-    with pytest.raises(UserError, match=r"BATCH 3 is too small for 4 .*at most 3"):
-        share_of_batch(3, "BATCH", even=False)
 
 
 def test_cpu_and_auto_are_devices() -> None:

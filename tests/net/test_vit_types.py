@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import VIT_OPTIONS
+from networks import VIT_OPTIONS, update
 from pipeline import QUICK, TRAIN_IDS, output, run, weights
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from misc.provenance import read_record
 from net.deit_cam import DeitCam, build_deit_cam
 from net.resnet_cam import build_cnn_cam
 from net.vit import Vit, build_vit, embed, record_cls_rows, run_blocks
-from step.train_cam import build_optimiser, training_step
+from step.train_cam import build_optimiser, training_losses
 from wsol.model import TsCam, build_transformer
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}
@@ -225,7 +225,10 @@ def test_both_branches_train_together(name: str) -> None:
     crop = transformer.tile_size + transformer.tile_stride
     images, labels = torch.randn(2, 3, crop, crop), torch.tensor([[1.0, 0, 1], [0, 1, 0]])
     before = {key: value.clone() for key, value in transformer.state_dict().items()}
-    losses = [training_step(models, optimisers, images, labels, 0.1, "float32") for _ in range(3)]
+    losses = []
+    for _ in range(3):
+        losses.append(training_losses(models, images, labels))
+        update(optimisers, losses[-1].total(0.1))
     assert all(torch.isfinite(torch.stack([*one])).all() for one in losses)
     assert losses[-1].transformer < losses[0].transformer
     after = transformer.state_dict()

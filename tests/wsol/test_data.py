@@ -262,10 +262,8 @@ def test_batches_hold_pictures_without_boxes(folders: Path) -> None:
     assert (batch["box"][1] >= 0).all()
 
 
-def training_pictures(cub: Path, seed: int = 3, epoch: int = 0) -> TrainPictures:
-    dataset = TrainPictures(read_set(CUB, cub).train, 24, 16, seed)
-    dataset.epoch = epoch
-    return dataset
+def training_pictures(cub: Path, seed: int = 3) -> TrainPictures:
+    return TrainPictures(read_set(CUB, cub).train, 24, 16, seed)
 
 
 def test_training_pictures_are_crops_of_the_resized_picture(cub: Path) -> None:
@@ -274,7 +272,7 @@ def test_training_pictures_are_crops_of_the_resized_picture(cub: Path) -> None:
     windows = whole.unfold(1, 16, 1).unfold(2, 16, 1)  # (3, 9, 9, 16, 16)
     positions, flips = set(), set()
     for epoch in range(30):
-        image = training_pictures(cub, epoch=epoch)[0]["image"]
+        image = training_pictures(cub)[epoch, 0]["image"]
         for flipped in (False, True):
             view = image.flip(2) if flipped else image
             equal = (windows == view[:, None, None]).flatten(3).all(dim=3).all(dim=0)
@@ -286,12 +284,11 @@ def test_training_pictures_are_crops_of_the_resized_picture(cub: Path) -> None:
 
 
 def test_training_pictures_depend_on_seed_epoch_and_index_alone(cub: Path) -> None:
-    first = training_pictures(cub, epoch=1)
-    again = training_pictures(cub, epoch=1)
-    expected = [again[index]["image"] for index in (1, 0)][::-1]
-    assert all(torch.equal(first[i]["image"], expected[i]) for i in range(2))
-    for other in (training_pictures(cub, epoch=2), training_pictures(cub, seed=4, epoch=1)):
-        assert any(not torch.equal(other[i]["image"], expected[i]) for i in range(2))
+    first, again = training_pictures(cub), training_pictures(cub)
+    expected = [again[1, index]["image"] for index in (1, 0)][::-1]
+    assert all(torch.equal(first[1, i]["image"], expected[i]) for i in range(2))
+    for other, epoch in ((again, 2), (training_pictures(cub, seed=4), 1)):
+        assert any(not torch.equal(other[epoch, i]["image"], expected[i]) for i in range(2))
 
 
 def test_own_mean_and_std(cub: Path) -> None:
@@ -299,7 +296,7 @@ def test_own_mean_and_std(cub: Path) -> None:
     plain = TestPictures(pictures, 16, mean=(0, 0, 0), std=(1, 1, 1))[0]["image"]
     assert plain.min() >= 0 and plain.max() <= 1
     dataset = TrainPictures(pictures, 16, 16, 0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    image = dataset[0]["image"]
+    image = dataset[0, 0]["image"]
     expected = 2 * plain - 1
     assert any(torch.allclose(image, view, atol=1e-6) for view in (expected, expected.flip(2)))
     assert np.isfinite(image.numpy()).all()
