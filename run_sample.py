@@ -6,13 +6,13 @@ python run_sample.py --preset demo                      the built-in sample on a
 python run_sample.py --help                             every option with its default
 """
 
-import importlib
 import shlex
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -41,10 +41,10 @@ def run_pipeline(options: Options) -> dict[str, Any]:
     """
     from misc.distributed import select_device
     from misc.progress import log, set_log_file
-    from step.checks import INFER_LIST_STEPS
     from step.next_command import deeplab_advice
+    from step.overwrite import remove_before
     from step.photo_changes import check_photos
-    from step.plan import remove_before
+    from step.plan import STEPS
     from step.report import Report
     from step.run import prepare_data
 
@@ -74,7 +74,7 @@ def run_pipeline(options: Options) -> dict[str, Any]:
         from step import make_overlays
 
         make_overlays.run(run)
-    if options.figure_num and INFER_LIST_STEPS.intersection(steps):
+    if options.figure_num and any("infer_list" in STEPS[name].lists for name in steps):
         from step import make_figure
 
         make_figure.run(run)
@@ -112,6 +112,25 @@ def preflight(run: "Run") -> tuple[str, ...]:
     return check(run, steps)
 
 
+def step_modules() -> dict[str, ModuleType]:
+    """The nine steps by name."""
+    from step import (
+        cam_to_ir_label,
+        eval_cam,
+        eval_ins_seg,
+        eval_sem_seg,
+        make_cam,
+        make_ins_seg_labels,
+        make_sem_seg_labels,
+        train_cam,
+        train_irn,
+    )
+
+    modules = (train_cam, make_cam, eval_cam, cam_to_ir_label, train_irn)
+    modules += (make_ins_seg_labels, eval_ins_seg, make_sem_seg_labels, eval_sem_seg)
+    return {module.STEP: module for module in modules}
+
+
 def run_step(name: str, title: str, run: "Run", report: "Report") -> None:
     """Run one step, timed, and store what it returns."""
     from misc.distributed import peak_memory, reset_peak_memory, select_device
@@ -121,7 +140,7 @@ def run_step(name: str, title: str, run: "Run", report: "Report") -> None:
     device = select_device(run.options.device)
     reset_peak_memory(device)
     start = time.perf_counter()
-    result = importlib.import_module(f"step.{name}").run(run)
+    result = step_modules()[name].run(run)
     seconds, memory = time.perf_counter() - start, peak_memory(device)
     shown = ", ".join(f"{device} {size / 2**30:.2f} GiB" for device, size in memory.items())
     log(f"{title}: {seconds:.1f} s, peak memory {shown}")

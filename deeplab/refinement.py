@@ -169,10 +169,10 @@ def _require_logits(
         readable: read them all, so that nothing is removed for some that cannot be refined.
     """
     from deeplab import lineage
-    from step.lineage import require_ids
+    from misc.provenance import require_outputs
 
     folder, redo = Paths(config).logits_dir(split), f"`test --split {split}`"
-    require_ids(folder, logits_files.SUFFIX, tuple(images), redo)
+    require_outputs(folder, logits_files.SUFFIX, tuple(images), redo)
     lineage.require_same_pictures(folder, images, redo)
     for name in images if readable else ():
         path = folder / f"{name}{logits_files.SUFFIX}"

@@ -160,6 +160,26 @@ def check_record(
         )
 
 
+def require_outputs(folder: Path, suffix: str, ids: Collection[str], maker: str) -> None:
+    """Stop when a folder lacks outputs of some pictures.
+
+    Args:
+        folder: holds ID and suffix.
+        suffix: of the files, such as `.png`.
+        ids: of the pictures.
+        maker: the step or command that makes them, for the message.
+
+    Raises:
+        UserError: counts the missing files and names the first.
+    """
+    missing = [image_id for image_id in ids if not (folder / f"{image_id}{suffix}").is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(ids)} files are missing in {folder}, the first is "
+            f"{missing[0]}{suffix}; run step {maker} for this list."
+        )
+
+
 def prepare_output(
     folder: Path | str,
     expected: Record,

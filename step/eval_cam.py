@@ -21,7 +21,7 @@ from misc.maps_io import CamMaps, load_cam, read_label
 from misc.metrics import SegmentationScores, ThresholdConfusion, fitting
 from misc.progress import log, progress
 from misc.tables import percent, show
-from step import lineage
+from step.plan import begin
 from step.run import Run, finished_run
 from step.scoring import Scored, output_path, report_segmentation, scored_pictures
 from voc12.source import open_source
@@ -40,7 +40,7 @@ def run(run: Run) -> dict[str, Any]:
         UserError: no picture has a CAM and a mask, or the two do not fit.
     """
     options = run.options
-    lineage.require_input(options.cam_out_dir, lineage.cams, run)
+    begin(STEP, run)
     scored = scored_pictures(run, STEP)
     scores = score_cams(run, scored, [options.cam_eval_thres])[0]
     title = f"seed at background score {options.cam_eval_thres}"

@@ -10,7 +10,7 @@ from misc.distributed import shard
 from misc.maps_io import read_label
 from misc.metrics import ConfusionMatrix, add_picture
 from misc.progress import progress
-from step import lineage
+from step.plan import begin
 from step.run import Run
 from step.scoring import output_path, report_segmentation, scored_pictures
 
@@ -26,7 +26,7 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
         UserError: no picture has a pseudo mask and a mask, or the two do not fit.
     """
-    lineage.require_input(run.options.sem_seg_out_dir, lineage.pseudo_masks, run)
+    begin(STEP, run)
     scored, devkit = scored_pictures(run, STEP), run.source.devkit
     confusion = ConfusionMatrix(run.num_classes + 1)
     for name in progress(shard(scored.ids), STEP):

@@ -27,7 +27,6 @@ from misc.maps_io import load_cam_origin, opened_image, save_cam
 from misc.parallel import map_pictures
 from misc.progress import log, progress
 from misc.provenance import Record, prepare_output, read_record, record_path, write_record
-from step import lineage
 from step.exchange.cam_layouts import AUTO, BACKGROUNDS
 from step.exchange.cam_sources import (
     SUFFIXES,
@@ -38,11 +37,12 @@ from step.exchange.cam_sources import (
 )
 from step.exchange.seed_maps import MAXIMUM, NORMALISATIONS, Mended, seed_maps
 from step.options import Options
+from step.plan import IMPORT_STEP
 from voc12.devkit import IMAGE_FOLDER, Devkit
 from voc12.lists import some_of
 from voc12.source import DataSource, open_source
 
-STEP = lineage.IMPORT_STEP
+STEP = IMPORT_STEP
 SUFFIX = ".npz"
 _DESCRIPTION = "Take over class activation maps of another method, for the steps from eval_cam on."
 
@@ -228,7 +228,8 @@ def _prepare(
     before = facts.get("sources", {}) if facts.get("folder") == str(args.source) else {}
     kept = {i: crc for i, crc in before.items() if (folder / f"{i}{SUFFIX}").is_file()}
     settings = {name: getattr(args, name) for name in ("background", "normalise", "stretch")}
-    expected = lineage.imported_cams(settings, classes, _hash({**kept, **checksums}))
+    hashes = {"source": _hash({**kept, **checksums})}
+    expected = Record(STEP, {**settings, "class_names": classes}, hashes)
     new_facts = {"folder": str(args.source), "sources": {**kept, **checksums}}
     if before and _only_the_source_differs(expected, folder) and not args.overwrite:
         changed = [i for i, crc in checksums.items() if kept.get(i, crc) != crc]

@@ -31,7 +31,7 @@ DEFAULT_EVAL_LIST = "train"
 CAM_BACKBONE = "cam"
 """Value of --irn_backbone_weights: those of the trained CNN branch."""
 
-# The records, see `step.lineage`. Those of the CAMs have parts for the branches that are used.
+# The records, see `step.plan`. Those of the CAMs have parts for the branches that are used.
 CAM_CNN, CAM_TRANSFORMER = "make_cam of the CNN", "make_cam of the transformer"
 EDGES = "edge maps"
 _TRAIN_CAM, _CAM, _IR_LABEL, _TRAIN_IRN = "train_cam", "make_cam", "cam_to_ir_label", "train_irn"

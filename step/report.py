@@ -16,7 +16,7 @@ from misc.provenance import read_record
 from misc.seed import run_facts
 from misc.tables import Column, iou_table, show
 from step.options import STEP_NAMES
-from step.plan import outputs_of
+from step.plan import STEPS
 from step.run import Run
 from step.scoring import SCORING_STEPS, find_scored
 
@@ -68,8 +68,8 @@ class Report:
     def _identity(self, step: str) -> dict[str, Any]:
         """What an entry is about, so that it is not shown beside something else."""
         if step not in SCORING_STEPS:
-            outputs = outputs_of(self.run, step)
-            return {output.option: _fingerprint(output.path) for output in outputs}
+            outputs = STEPS[step].writes
+            return {output.option: _fingerprint(output.path(self.run)) for output in outputs}
         scored = find_scored(self.run, step)
         return {
             "scored": _fingerprint(getattr(self.run.options, SCORING_STEPS[step].folder)),

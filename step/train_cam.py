@@ -10,55 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from misc.checkpoint import save_checkpoint
 from misc.distributed import select_device
-from misc.errors import UserError
-from misc.files import remove_leftovers
-from misc.progress import log, progress
-from misc.provenance import keep_file, read_record, seal_record, write_record
+from misc.progress import progress
 from misc.schedule import PolyAdamW, PolySGD
 from misc.seed import seed_everything
 from misc.training import Training, autocast, eval_loader, fit_batch, to_device
 from net.backbone import calibrate_batchnorm
-from net.deit_cam import DeitCam, build_deit_cam
+from net.deit_cam import DeitCam
 from net.losses import CamLosses, cam_losses, classification_loss
-from net.resnet_cam import CnnCam, build_cnn_cam
-from step import lineage
-from step.plan import state_path
+from net.resnet_cam import CnnCam
+from step.networks import build_cnn, build_deit, save_weights
+from step.plan import begin, state_path
 from step.run import Run
 from voc12.dataset import ClassificationDataset, ClassificationEvalDataset
 
 STEP = "train_cam"
 HEAD_FACTOR = 10.0  # learning rate of the classifiers over that of the networks
 _CALIBRATION_BATCHES = 4
-
-
-def build_cnn(run: Run, init: str | None = None) -> CnnCam:
-    """CNN branch of the options; `init` random skips ImageNet weights that would be overwritten."""
-    options = run.options
-    return build_cnn_cam(
-        options.cnn,
-        run.num_classes,
-        init or options.init,
-        options.cnn_weights if init is None else None,
-        options.cnn_frozen_stages,
-        options.fixed_batchnorm,
-    )
-
-
-def build_deit(run: Run, init: str | None = None) -> DeitCam:
-    """Transformer branch of the options; see `build_cnn`."""
-    options = run.options
-    return build_deit_cam(
-        options.vit,
-        run.num_classes,
-        options.tile_size,
-        options.tile_stride,
-        options.num_passes,
-        init or options.init,
-        options.vit_weights if init is None else None,
-        options.vit_args,
-    )
 
 
 def build_optimiser(
@@ -120,40 +88,14 @@ def training_step(
 
 def run(run: Run) -> dict[str, Any]:
     """Train both branches, or keep finished weights of the same arguments."""
-    options, source = run.options, run.source
-    record = lineage.cam_training(run)
-    cnn_kept, deit_kept = (
-        keep_file(path, record, force=options.force, option=option)
-        for option, path in (
-            ("--cam_weights_name", options.cam_weights_name),
-            ("--deit_weights_name", options.deit_weights_name),
-        )
-    )
-    if cnn_kept and deit_kept:
+    work = begin(STEP, run)
+    if not work.left:
         return {}
-    for path, kept in (
-        (options.cam_weights_name, cnn_kept),
-        (options.deit_weights_name, deit_kept),
-    ):
-        recorded = read_record(path) if kept else record
-        if recorded is None or record.differences(recorded):
-            raise UserError(
-                f"{path} comes from elsewhere and the other branch has no weights: both are "
-                "trained together, so give both files, or write to other names with "
-                "--cam_weights_name and --deit_weights_name."
-            )
-    training = _prepare(run, source.id_list(options.train_list).ids, record.fingerprint)
+    training = _prepare(run, work.ids, work.record.fingerprint)
     training.run()
-    lists = lineage.list_facts(run, options.train_list)
-    for path, name in (
-        (options.cam_weights_name, "cnn"),
-        (options.deit_weights_name, "transformer"),
-    ):
-        write_record(path, record, lists, {"history": training.history})
-        remove_leftovers(path)
-        save_checkpoint(path, training.models[name].state_dict())
-        seal_record(path)
-        log(f"wrote {path}")
+    models = {"cam_weights_name": training.models["cnn"]}
+    models["deit_weights_name"] = training.models["transformer"]
+    save_weights(run, models, work.record, training.history)
     training.state_path.unlink(missing_ok=True)
     return {"epochs": training.history}
 

@@ -10,61 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from misc.checkpoint import (
-    from_official,
-    is_official,
-    load_checkpoint,
-    save_checkpoint,
-    state_dict_of,
-)
 from misc.distributed import select_device
 from misc.errors import UserError
-from misc.files import remove_leftovers
 from misc.progress import log, progress
-from misc.provenance import keep_file, seal_record, write_record
 from misc.schedule import PolySGD
 from misc.seed import seed_everything
 from misc.training import Training, autocast, eval_loader, fit_batch
 from net.affinity import path_index
-from net.backbone import Backbone, build_backbone, calibrate_batchnorm, load_backbone
+from net.backbone import calibrate_batchnorm
 from net.irn import IRNet
 from net.losses import IrnLosses, irn_losses
 from net.strides import GRID_STRIDE
-from step import lineage
-from step.options import CAM_BACKBONE
-from step.plan import state_path
+from step.networks import build_irn, save_weights
+from step.plan import begin, state_path
 from step.run import Run
 from voc12.dataset import PairDataset, TopLeftDataset
 
 STEP = "train_irn"
 DISPLACEMENT_FACTOR = 10.0  # learning rate of the displacement layers over that of the edge layers
-
-
-def build_model(run: Run, trained: bool = False) -> IRNet:
-    """IRNet of the options.
-
-    Args:
-        run: the run.
-        trained: the weights will be loaded, so the backbone needs none.
-    """
-    options = run.options
-    weights = options.irn_backbone_weights
-    init = "random" if trained or weights == CAM_BACKBONE else options.init
-    local = None if trained or weights == CAM_BACKBONE else weights
-    backbone = build_backbone(options.irn_backbone, init, local, "--irn_backbone_weights")
-    if weights == CAM_BACKBONE and not trained:
-        _copy_cam_backbone(run, backbone)
-    return IRNet(backbone)
-
-
-def _copy_cam_backbone(run: Run, backbone: Backbone) -> None:
-    """Take over the backbone of the trained CNN branch."""
-    options = run.options
-    lineage.require_input(options.cam_weights_name, lineage.cam_training, run)
-    state = state_dict_of(load_checkpoint(options.cam_weights_name))
-    if is_official(state, "cnn"):
-        state = from_official(state, "cnn")
-    load_backbone(backbone, state, options.cam_weights_name)
 
 
 def build_optimiser(
@@ -81,25 +44,14 @@ def build_optimiser(
 
 def run(run: Run) -> dict[str, Any]:
     """Train IRNet, or keep finished weights of the same arguments."""
-    options, source = run.options, run.source
-    ids = source.id_list(options.train_list).ids
-    lineage.require_input(options.ir_label_out_dir, lineage.ir_labels, run)
-    lineage.require_ids(options.ir_label_out_dir, ".png", ids, "cam_to_ir_label")
-    record = lineage.irn_training(run)
-    if keep_file(
-        options.irn_weights_name, record, force=options.force, option="--irn_weights_name"
-    ):
+    work = begin(STEP, run)
+    if not work.left:
         return {}
-    training, model = _prepare(run, ids, record.fingerprint)
+    training, model = _prepare(run, run.ids("train_list"), work.record.fingerprint)
     training.run()
     mean = store_mean_displacement(run, model, training.device)
     log(f"train_irn: mean displacement (dy, dx) {mean[0]:.3f}, {mean[1]:.3f} cells")
-    lists = lineage.list_facts(run, options.train_list, options.infer_list)
-    write_record(options.irn_weights_name, record, lists, {"history": training.history})
-    remove_leftovers(options.irn_weights_name)
-    save_checkpoint(options.irn_weights_name, model.state_dict())
-    seal_record(options.irn_weights_name)
-    log(f"wrote {options.irn_weights_name}")
+    save_weights(run, {"irn_weights_name": model}, work.record, training.history)
     training.state_path.unlink(missing_ok=True)
     return {"epochs": training.history}
 
@@ -122,7 +74,7 @@ def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> tuple[Training
         seed=options.seed,
     )
     batch_size = fit_batch(options.irn_batch_size, len(dataset), "--irn_batch_size")
-    model = build_model(run).to(device)
+    model = build_irn(run).to(device)
     if options.init == "random" and options.irn_backbone_weights is None:
         images = (dataset[i]["image"][None].to(device) for i in range(batch_size))
         calibrate_batchnorm(model.backbone, images)
