@@ -40,19 +40,14 @@ def run_pipeline(options: Options) -> dict[str, Any]:
         The content of metrics.json.
     """
     from misc.distributed import select_device
-    from misc.progress import log, set_log_file
+    from misc.progress import log
     from step.next_command import deeplab_advice
     from step.overwrite import remove_before
     from step.photo_changes import check_photos
-    from step.plan import STEPS
     from step.report import Report
     from step.run import prepare_data
 
-    try:
-        set_log_file(options.work_dir / f"{options.log_name}.log")
-    except OSError as error:
-        raise UserError(f"--work_dir {options.work_dir} cannot be written: {error}.") from None
-    warnings.showwarning = lambda message, *_: log(f"warning: {message}")
+    open_log(options)
     require_one_process()
     select_device(options.device)
     run = prepare_data(options)
@@ -70,14 +65,7 @@ def run_pipeline(options: Options) -> dict[str, Any]:
         elif options.steps is None and not is_on(options, name):
             log(f"{title}: off (--{switch_name(name)})")
     report.log_table()
-    if options.overlays and MASK_STEP in steps:
-        from step import make_overlays
-
-        make_overlays.run(run)
-    if options.figure_num and any("infer_list" in STEPS[name].lists for name in steps):
-        from step import make_figure
-
-        make_figure.run(run)
+    draw(run, steps)
     if MASK_STEP in steps:
         log(deeplab_advice(run))
     log(f"metrics are in {report.path}, finished in {report.total_seconds():.0f} s")
@@ -85,6 +73,21 @@ def run_pipeline(options: Options) -> dict[str, Any]:
     if options.report_num:
         write_report_page(run)
     return content
+
+
+def open_log(options: Options) -> None:
+    """Write what is logged, and warnings, into the log file, too.
+
+    Raises:
+        UserError: the work folder cannot be written.
+    """
+    from misc.progress import log, set_log_file
+
+    try:
+        set_log_file(options.work_dir / f"{options.log_name}.log")
+    except OSError as error:
+        raise UserError(f"--work_dir {options.work_dir} cannot be written: {error}.") from None
+    warnings.showwarning = lambda message, *_: log(f"warning: {message}")
 
 
 def require_one_process() -> None:
@@ -145,6 +148,17 @@ def run_step(name: str, title: str, run: "Run", report: "Report") -> None:
     shown = ", ".join(f"{device} {size / 2**30:.2f} GiB" for device, size in memory.items())
     log(f"{title}: {seconds:.1f} s, peak memory {shown}")
     report.add(name, result or {}, seconds, memory)
+
+
+def draw(run: "Run", steps: Sequence[str]) -> None:
+    """Draw the masks over their photos, and the figure, where the steps make what they show."""
+    from step import make_figure, make_overlays
+    from step.plan import STEPS
+
+    if run.options.overlays and MASK_STEP in steps:
+        make_overlays.run(run)
+    if run.options.figure_num and any("infer_list" in STEPS[name].lists for name in steps):
+        make_figure.run(run)
 
 
 def write_report_page(run: "Run") -> None:
