@@ -1,4 +1,4 @@
-"""What every record of the steps holds, as it was written down before records came from a schema."""
+"""What the records of all outputs hold, as it was written down before a schema gave it."""
 
 import json
 from pathlib import Path
