@@ -6,9 +6,13 @@ say which part of the work is ours, before and after the process group exists.
 
 import os
 import resource
-from collections.abc import Sequence
+import socket
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +24,10 @@ from misc.errors import UserError
 T = TypeVar("T")
 
 _DEVICE_TYPES = ("cpu", "cuda", "mps")
+# The others may wait long while one process looks at all of the data; torchrun ends those that wait
+# for a process that died.
+_PATIENCE = timedelta(days=2)
+_SECONDS_TO_APPEAR = 20.0  # of a new file, for another machine that has the folder mounted
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _RESET_PEAK = "5"
@@ -93,12 +101,74 @@ def all_gather(value: T) -> list[T]:
     return gathered
 
 
+def on_main(function: Callable[[], T]) -> T:
+    """Call a function in the main process alone and give its result to all.
+
+    For what all must agree on, and for files that one process writes: the others wait.
+
+    Args:
+        function: what it returns, or the UserError that it raises, is pickled for the others.
+
+    Raises:
+        UserError: in every process, when the main one fails; there it may be another exception.
+        RuntimeError: several processes were started but never joined.
+    """
+    _require_group()
+    if not _has_group():
+        return function()
+    outcome: list[Any] = [None, None]
+    if is_main_process():
+        try:
+            outcome[0] = function()
+        except Exception as error:
+            known = isinstance(error, UserError)
+            outcome[1] = error if known else UserError(f"the main process stopped: {error!r}")
+            dist.broadcast_object_list(outcome)
+            raise
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def require_shared(folder: Path, option: str) -> None:
+    """Make sure that all processes see one folder; it is created when needed.
+
+    Args:
+        folder: as every process names it.
+        option: that names it, for the message.
+
+    Raises:
+        UserError: some machine has another folder of that name.
+    """
+    if world_size() == 1:
+        return
+    mark = folder / f".tmp-{on_main(lambda: uuid.uuid4().hex)}"
+    on_main(lambda: _leave_mark(mark))
+    deadline = time.monotonic() + _SECONDS_TO_APPEAR
+    while not (seen := mark.exists()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    blind = [host for host, sees in all_gather((socket.gethostname(), seen)) if not sees]
+    on_main(lambda: mark.unlink(missing_ok=True))
+    if blind:
+        raise UserError(
+            f"{option} {folder} on {blind[0]} is not the folder that the main process has: all "
+            f"machines must see one; name a folder on a disk that they share with {option}."
+        )
+
+
+def _leave_mark(mark: Path) -> None:
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
 def join_processes(device: torch.device) -> None:
     """Connect the processes that `torchrun` started; does nothing in a plain run."""
     if world_size() > 1 and not _has_group():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=_PATIENCE)
 
 
 def leave_processes() -> None:

@@ -35,6 +35,9 @@ _LOADER_DIED = re.compile(
     r"killed by signal: [\w ]+|exited unexpectedly|received 0 items of ancdata"
     r"|unable to (?:write to|open|mmap|resize|allocate) (?:file|shared memory)[^\n]*"
 )
+_LOST_PROCESS = re.compile(
+    r"gloo.*[Cc]onnection|Connection (?:closed|reset) by peer|NCCL", re.DOTALL
+)
 _ERROR_OF_LOADER = re.compile(
     r"DataLoader worker process.*\[Errno (?P<number>\d+)\] (?P<reason>[^\n]*?)"
     r"(?:: (?P<quote>['\"])(?P<name>[^\n]*)(?P=quote))?\s*$",
@@ -51,6 +54,11 @@ def refusal(error: OSError | RuntimeError | MemoryError) -> str | None:
     system = os_error_in(error)
     if system is not None:
         return _system_refusal(system)
+    if _LOST_PROCESS.search(str(error)):
+        return (
+            "another process of this run has stopped; see what it said. The same command goes on "
+            "from here."
+        )
     return _memory_refusal(error)
 
 

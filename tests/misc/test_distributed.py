@@ -8,6 +8,7 @@ import torch
 from processes import run_processes
 from torch import nn
 
+from misc import distributed
 from misc.distributed import (
     all_reduce_mean,
     all_reduce_sum,
@@ -16,7 +17,9 @@ from misc.distributed import (
     is_main_process,
     join_processes,
     leave_processes,
+    on_main,
     rank,
+    require_shared,
     select_device,
     shard,
     share_of_batch,
@@ -136,3 +139,30 @@ def test_two_processes_sum_to_the_single_process(tmp_path: Path) -> None:
         assert np.array_equal(np.load(tmp_path / f"counts{index}.npy"), confusion.counts)
         assert np.array_equal(np.load(tmp_path / f"ap{index}.npy"), instances.compute())
     assert 0 < instances.compute()[0] < 1
+
+
+def _decide_together(folder: Path) -> None:
+    calls = folder / f"calls_of_{rank()}"
+    assert on_main(lambda: calls.write_text("once") and [rank(), "decided"]) == [0, "decided"]
+    with pytest.raises(UserError, match="no such list"):
+        on_main(_refuse)
+    if is_main_process():
+        with pytest.raises(ZeroDivisionError):
+            on_main(lambda: 1 / 0)
+    else:
+        with pytest.raises(UserError, match="main process stopped: ZeroDivisionError"):
+            on_main(lambda: 1 / 0)
+    require_shared(folder / "work", "--work_dir")
+    assert list((folder / "work").iterdir()) == []
+    distributed._SECONDS_TO_APPEAR = 0.2  # this process ends with the test
+    with pytest.raises(UserError, match=r"--work_dir .* is not the folder that the main process"):
+        require_shared(folder / f"own_of_{rank()}", "--work_dir")
+
+
+def _refuse() -> None:
+    raise UserError("no such list")
+
+
+def test_the_main_process_decides_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_processes(_decide_together, tmp_path)
+    assert [path.name for path in tmp_path.glob("calls_of_*")] == ["calls_of_0"]

@@ -79,6 +79,10 @@ def test_interrupted_overwriting_goes_on_without_it(
         ),
         (FileExistsError(errno.EEXIST, "File exists", "/x"), "/x: File exists; a file is where"),
         (
+            RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:8089"),
+            "another process of this run has stopped; see what it said.",
+        ),
+        (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has .."),
             "CUDA out of memory; use a smaller batch",
         ),
