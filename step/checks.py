@@ -168,8 +168,7 @@ def _data_problems(
 
 def _missing_weights(run: Run, steps: tuple[str, ...]) -> list[str]:
     """Local weight files that steps of this run will read, maybe hours later."""
-    named = {"train_cam": ("cnn_weights", "vit_weights"), "train_irn": ("irn_backbone_weights",)}
-    options = [option for step, options in named.items() if step in steps for option in options]
+    options = [option for step in steps for option in STEPS[step].first_weights]
     paths = {option: getattr(run.options, option) for option in options}
     return [
         f"missing weights: --{option} {path} does not exist"
@@ -204,7 +203,7 @@ def _failure(attempt: Callable[[], object]) -> UserError | None:
 
 def _attempts(run: Run, steps: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], object]]]:
     """What is tried, in words and as a function."""
-    trained = {step for step in steps if STEPS[step].state is not None and _trains(run, step)}
+    trained = {step for step in steps if STEPS[step].trains and _trains(run, step)}
     if "train_cam" in trained:
         yield "CNN branch", lambda: build_cnn(run)
         yield "transformer branch", lambda: build_deit(run)

@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         UserError: the maps or options do not fit, or the target holds something else.
     """
     warnings.showwarning = lambda message, *_: log(f"warning: {message}")
-    args = _settled(args)
+    _settle(args)
     source = open_source(
         args.voc12_root, args.classes, args.cls_labels, args.work_dir / Options.cache_dir
     )
@@ -159,15 +159,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"pictures": len(sources), "made": len(left)}
 
 
-def _settled(args: argparse.Namespace) -> argparse.Namespace:
-    """The options with absolute paths; refuses folders that cannot be meant."""
-    work_dir = args.work_dir.expanduser().resolve()
-    absolute = {
-        "work_dir": work_dir,
-        "cam_out_dir": work_dir / args.cam_out_dir.expanduser(),
-        "source": args.source.expanduser().resolve(),
-    }
-    args = argparse.Namespace(**{**vars(args), **absolute})
+def _settle(args: argparse.Namespace) -> None:
+    """Make paths absolute and refuse folders that cannot be meant."""
+    args.work_dir = args.work_dir.expanduser().resolve()
+    args.cam_out_dir = args.work_dir / args.cam_out_dir.expanduser()
+    args.source = args.source.expanduser().resolve()
     if not args.source.is_dir():
         raise UserError(f"{args.source} is no folder; name the one with the maps.")
     target = args.cam_out_dir.resolve()
@@ -180,7 +176,6 @@ def _settled(args: argparse.Namespace) -> argparse.Namespace:
             f"{args.voc12_root} (--voc12_root) has no folder {IMAGE_FOLDER}; name the folder that "
             "holds it."
         )
-    return args
 
 
 def _find_sources(args: argparse.Namespace, source: DataSource) -> list[PictureSource]:

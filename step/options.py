@@ -34,9 +34,12 @@ CAM_BACKBONE = "cam"
 # The records, see `step.plan`. Those of the CAMs have parts for the branches that are used.
 CAM_CNN, CAM_TRANSFORMER = "make_cam of the CNN", "make_cam of the transformer"
 EDGES = "edge maps"
-_TRAIN_CAM, _CAM, _IR_LABEL, _TRAIN_IRN = "train_cam", "make_cam", "cam_to_ir_label", "train_irn"
-_INSTANCES, _MASKS = "make_ins_seg_labels", "make_sem_seg_labels"
-_TRAININGS, _WALKS = (_TRAIN_CAM, _TRAIN_IRN), (_INSTANCES, _MASKS)
+_TRAIN_CAM, _TRAIN_IRN, _CAM, _IR_LABEL = (
+    (name,) for name in ("train_cam", "train_irn", "make_cam", "cam_to_ir_label")
+)
+_INSTANCES, _MASKS = ("make_ins_seg_labels",), ("make_sem_seg_labels",)
+_TRANSFORMER = (*_TRAIN_CAM, CAM_TRANSFORMER)
+_TRAININGS, _WALKS = (*_TRAIN_CAM, *_TRAIN_IRN), (*_INSTANCES, *_MASKS)
 
 _LARGEST_SCALE = 16  # pictures of VOC are 8000 pixels wide then
 _LARGEST_EXP_TIMES = 16  # of the random walk: 65536 steps, far beyond where maps are flat
@@ -82,7 +85,6 @@ def step_list(text: str) -> tuple[str, ...]:
 # What no record holds by its value: where things lie, how fast, what is run, what is looked at;
 # data and weights, which records know by their content.
 _unrecorded = partial(setting, affects=())
-_switch = partial(setting, True, affects=())
 
 
 def _network(default: str, affects: tuple[str, ...], help: str, *aliases: str) -> Any:
@@ -123,12 +125,11 @@ class Options:
     seed: int = bounded(0, 0, LARGEST_SEED, affects=_TRAININGS, help="seed of every random choice")
     precision: Literal["float32", "bfloat16"] = setting(
         "float32",
-        affects=(*_TRAININGS, _CAM, *_WALKS, EDGES),
+        affects=(*_TRAININGS, *_CAM, *_WALKS, EDGES),
         help="arithmetic of the networks (bfloat16 by autocast)",
     )
     overwrite: bool = _unrecorded(
-        False,
-        help="redo what is already there; repeat without it to go on after an interruption",
+        False, help="redo what is already there; repeat without it to go on after an interruption"
     )
     force: bool = _unrecorded(False, help="go on although an input was made with other arguments")
     log_name: str = _unrecorded("sample_train_eval", help="NAME.log in --work_dir")
@@ -142,10 +143,7 @@ class Options:
         "photos; FOLDER/background holds photos of none of the classes",
     )
     photos_long_side: int = bounded(
-        500,
-        1,
-        affects=(),
-        help="photos with a longer side are worked on in smaller copies, pixels",
+        500, 1, affects=(), help="photos with a longer side are worked on in smaller copies, pixels"
     )
     train_list: str = _unrecorded(
         "voc12/train_aug.txt", help="list file, or name of a list to derive"
@@ -169,27 +167,23 @@ class Options:
     )
 
     cam_crop_size: int = bounded(
-        336, 1, affects=(_TRAIN_CAM,), group="CAM training and inference", help="pixels"
+        336, 1, affects=_TRAIN_CAM, group="CAM training and inference", help="pixels"
     )
-    cam_long_side: tuple[float, ...] = _numbers(
-        "210,420", (_TRAIN_CAM,), help="least,greatest pixels"
-    )
-    cam_batch_size: int = bounded(16, 1, affects=(_TRAIN_CAM,), help="pictures per step")
-    cam_num_epoches: int = bounded(10, 1, affects=(_TRAIN_CAM,), help="epochs")
-    cam_learning_rate: float = positive(
-        0.1, affects=(_TRAIN_CAM,), help="of the CNN; classifier 10 x"
-    )
+    cam_long_side: tuple[float, ...] = _numbers("210,420", _TRAIN_CAM, help="least,greatest pixels")
+    cam_batch_size: int = bounded(16, 1, affects=_TRAIN_CAM, help="pictures per step")
+    cam_num_epoches: int = bounded(10, 1, affects=_TRAIN_CAM, help="epochs")
+    cam_learning_rate: float = positive(0.1, affects=_TRAIN_CAM, help="of the CNN; classifier 10 x")
     deit_learning_rate: float | None = positive(
         None,
-        affects=(_TRAIN_CAM,),
+        affects=_TRAIN_CAM,
         help="of the transformer; head 10 x (default: --cam_learning_rate)",
     )
     deit_optimiser: Literal["sgd", "adamw"] = setting(
         "sgd",
-        affects=(_TRAIN_CAM,),
+        affects=_TRAIN_CAM,
         help="of the transformer: sgd as published; adamw where it starts from random weights",
     )
-    cam_weight_decay: float = bounded(1e-4, 0, affects=(_TRAIN_CAM,), help="L2 penalty")
+    cam_weight_decay: float = bounded(1e-4, 0, affects=_TRAIN_CAM, help="L2 penalty")
     momentum: float = bounded(
         1e-4,
         0,
@@ -199,20 +193,20 @@ class Options:
         "momentum, so 1e-4 is what it ran with; 0.9 is another experiment",
     )
     cam_lambda: float = bounded(
-        0.1, 0, affects=(_TRAIN_CAM,), help="weight of the L1 loss between the branches"
+        0.1, 0, affects=_TRAIN_CAM, help="weight of the L1 loss between the branches"
     )
     cam_refine_epoch: int = bounded(
-        2, 1, affects=(_TRAIN_CAM,), help="epoch from which the L1 loss acts"
+        2, 1, affects=_TRAIN_CAM, help="epoch from which the L1 loss acts"
     )
     cam_scales: tuple[float, ...] = _numbers(
         "1.0,0.5,1.5,2.0,0.75,1.25,1.75",
-        (_CAM,),
+        _CAM,
         help="comma-separated factors, each also mirrored",
         most=_LARGEST_SCALE,
     )
     cam_fusion: Literal["transformer", "cnn", "mean", "max"] = setting(
         "transformer",
-        affects=(_CAM,),
+        affects=_CAM,
         help="transformer: class maps x attention, as published; mean, max: of both branches' maps",
     )
     cam_tile_batch: int = bounded(32, 1, affects=(), help="tiles per transformer pass")
@@ -226,7 +220,7 @@ class Options:
     )
     cnn: str = _network(
         "resnet152",
-        (_TRAIN_CAM, CAM_CNN),
+        (*_TRAIN_CAM, CAM_CNN),
         "torchvision ResNet or timm CNN (NAME or NAME.TAG); the published net.resnet50_cam is "
         "a resnet152, and a resnet50 in --cam_network, an option of IRNet",
         "--cam_network_branch1",
@@ -236,51 +230,42 @@ class Options:
     cnn_frozen_stages: int = bounded(
         3,
         0,
-        affects=(_TRAIN_CAM,),
+        affects=_TRAIN_CAM,
         help="stages that are not trained, from the stem on; 3 ends after layer2, as published",
     )
     fixed_batchnorm: bool = setting(
-        True, affects=(_TRAIN_CAM,), help="batch norm uses its running statistics in training"
+        True, affects=_TRAIN_CAM, help="batch norm uses its running statistics in training"
     )
     vit: str = _network(
         "deit_small_patch16_224",
-        (_TRAIN_CAM, CAM_TRANSFORMER),
+        _TRANSFORMER,
         "timm ViT (NAME or NAME.TAG); the published net.deit_cam is this default",
         "--cam_network_branch2",
     )
     vit_weights: str | None = _unrecorded(None, help="local file with weights of the transformer")
     vit_args: dict[str, Any] = setting(
-        {},
-        affects=(_TRAIN_CAM, CAM_TRANSFORMER),
-        help="arguments for timm, such as depth=4,qkv_bias=False",
+        {}, affects=_TRANSFORMER, help="arguments for timm, such as depth=4,qkv_bias=False"
     )
     num_passes: int = bounded(
-        3,
-        1,
-        affects=(_TRAIN_CAM, CAM_TRANSFORMER),
-        help="how often tokens pass the same blocks",
+        3, 1, affects=_TRANSFORMER, help="how often tokens pass the same blocks"
     )
-    tile_size: int = bounded(
-        224, 1, affects=(_TRAIN_CAM, CAM_TRANSFORMER), help="transformer input, pixels"
-    )
-    tile_stride: int = bounded(
-        112, 1, affects=(_TRAIN_CAM, CAM_TRANSFORMER), help="between tiles, pixels"
-    )
+    tile_size: int = bounded(224, 1, affects=_TRANSFORMER, help="transformer input, pixels")
+    tile_stride: int = bounded(112, 1, affects=_TRANSFORMER, help="between tiles, pixels")
 
     conf_fg_thres: float = bounded(
         0.35,
         0,
         1,
-        affects=(_IR_LABEL,),
+        affects=_IR_LABEL,
         group="IR labels and IRNet",
         help="background score, confident foreground",
     )
     conf_bg_thres: float = bounded(
-        0.15, 0, 1, affects=(_IR_LABEL,), help="background score, confident background"
+        0.15, 0, 1, affects=_IR_LABEL, help="background score, confident background"
     )
     irn_backbone: str = _network(
         "resnet50",
-        (_TRAIN_IRN, *_WALKS, EDGES),
+        (*_TRAIN_IRN, *_WALKS, EDGES),
         "torchvision ResNet or timm CNN (NAME or NAME.TAG)",
         "--irn_network",
     )
@@ -288,15 +273,13 @@ class Options:
         None,
         help="local weights of the frozen backbone, or 'cam' for those of the trained CNN branch",
     )
-    irn_crop_size: int = bounded(512, 1, affects=(_TRAIN_IRN,), help="pixels")
-    irn_batch_size: int = bounded(32, 1, affects=(_TRAIN_IRN,), help="pictures per step")
-    irn_num_epoches: int = bounded(3, 1, affects=(_TRAIN_IRN,), help="epochs")
-    irn_learning_rate: float = positive(
-        0.1, affects=(_TRAIN_IRN,), help="edges; displacements 10 x"
-    )
-    irn_weight_decay: float = bounded(1e-4, 0, affects=(_TRAIN_IRN,), help="L2 penalty")
+    irn_crop_size: int = bounded(512, 1, affects=_TRAIN_IRN, help="pixels")
+    irn_batch_size: int = bounded(32, 1, affects=_TRAIN_IRN, help="pictures per step")
+    irn_num_epoches: int = bounded(3, 1, affects=_TRAIN_IRN, help="epochs")
+    irn_learning_rate: float = positive(0.1, affects=_TRAIN_IRN, help="edges; displacements 10 x")
+    irn_weight_decay: float = bounded(1e-4, 0, affects=_TRAIN_IRN, help="L2 penalty")
     irn_radius: int = bounded(
-        10, 1, LARGEST_RADIUS, affects=(_TRAIN_IRN,), help="of training pairs, cells of 4 pixels"
+        10, 1, LARGEST_RADIUS, affects=_TRAIN_IRN, help="of training pairs, cells of 4 pixels"
     )
     irn_min_input: int = bounded(
         512,
@@ -313,10 +296,10 @@ class Options:
     )
     walk_radius: int = bounded(5, 1, LARGEST_RADIUS, affects=_WALKS, help="cells of 4 pixels")
     ins_seg_bg_thres: float = bounded(
-        0.25, 0, 1, affects=(_INSTANCES,), help="background score of instances"
+        0.25, 0, 1, affects=_INSTANCES, help="background score of instances"
     )
     sem_seg_bg_thres: float = bounded(
-        0.25, 0, 1, affects=(_MASKS,), help="background score of pseudo masks"
+        0.25, 0, 1, affects=_MASKS, help="background score of pseudo masks"
     )
 
     work_dir: Path = _unrecorded(
@@ -360,15 +343,15 @@ class Options:
         metavar="STEP",
         help="this step and those after it that are switched on",
     )
-    train_cam_pass: bool = _switch(help="run train_cam")
-    make_cam_pass: bool = _switch(help="run make_cam")
-    eval_cam_pass: bool = _switch(help="run eval_cam")
-    cam_to_ir_label_pass: bool = _switch(help="run cam_to_ir_label")
-    train_irn_pass: bool = _switch(help="run train_irn")
+    train_cam_pass: bool = _unrecorded(True, help="run train_cam")
+    make_cam_pass: bool = _unrecorded(True, help="run make_cam")
+    eval_cam_pass: bool = _unrecorded(True, help="run eval_cam")
+    cam_to_ir_label_pass: bool = _unrecorded(True, help="run cam_to_ir_label")
+    train_irn_pass: bool = _unrecorded(True, help="run train_irn")
     make_ins_seg_pass: bool = _unrecorded(False, help="run make_ins_seg_labels")
     eval_ins_seg_pass: bool = _unrecorded(False, help="run eval_ins_seg")
-    make_sem_seg_pass: bool = _switch(help="run make_sem_seg_labels")
-    eval_sem_seg_pass: bool = _switch(help="run eval_sem_seg")
+    make_sem_seg_pass: bool = _unrecorded(True, help="run make_sem_seg_labels")
+    eval_sem_seg_pass: bool = _unrecorded(True, help="run eval_sem_seg")
 
 
 PATH_OPTIONS = tuple(item.name for item in fields(Options) if "in_work_dir" in item.metadata)

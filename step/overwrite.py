@@ -26,7 +26,7 @@ def overwrite_problems(run: Run, names: Iterable[str]) -> list[str]:
             expected, recorded = output.record(run), read_record(path)
             differs = recorded is not None and bool(expected.differences(recorded))
             changed |= differs or output.suffix is None
-            ids = output.ids(run) if output.suffix else None
+            ids = run.ids(*output.lists) if output.suffix else None
             problem = check_removal(
                 *(path, expected.step, output.option, output.suffix, ids),
                 changed=inputs_changed or differs,
@@ -47,8 +47,8 @@ def remove_before(run: Run, names: Sequence[str]) -> None:
             if output.suffix is None:
                 count = remove_file(path)
             else:
-                count = remove_outputs(path, output.suffix, output.ids(run))
+                count = remove_outputs(path, output.suffix, run.ids(*output.lists))
             if count:
                 log(f"--overwrite: removed {count} file(s) of {name}: {path}")
-        if STEPS[name].state is not None:
+        if STEPS[name].trains:
             state_path(run, name).unlink(missing_ok=True)

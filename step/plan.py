@@ -29,7 +29,6 @@ from step.run import Run
 
 IMPORT_STEP = "import_cams"
 _IMPORT_REDO = f"python -m step.{IMPORT_STEP} and --overwrite"
-_MISSING = "(missing)"
 
 
 def uses_cnn(options: Options) -> bool:
@@ -42,6 +41,24 @@ def uses_transformer(options: Options) -> bool:
     return options.cam_fusion != "cnn"
 
 
+class Input(NamedTuple):
+    """What a step reads of an earlier one.
+
+    Attributes:
+        name: the option that names the folder or weight file, without dashes.
+        lists: options; their pictures need a file each.
+        is_used: whether it is read with these options.
+        network: the option of the network whose weights these are, where the record tells.
+        part: name of the options, see `step.options`, that are part of the record if it is used.
+    """
+
+    name: str
+    lists: tuple[str, ...] = ()
+    is_used: Callable[[Options], bool] = lambda options: True
+    network: str | None = None
+    part: str | None = None
+
+
 @dataclass(frozen=True)
 class Output:
     """A folder with a file per picture, or a weight file.
@@ -50,17 +67,17 @@ class Output:
         name: the option that names it, without dashes.
         step: that writes it.
         lists: options; the lists that it is made for.
-        inputs: hashes of what it is made from, by name.
         suffix: of the pictures' files; None for a weight file.
-        parts: names of the records of `step.options` that it is made with; None for the step's.
+        reads: what it is made from; None for all that the step reads.
+        part: name of the options that are part of the record; None for those of the step.
     """
 
     name: str
     step: str
     lists: tuple[str, ...]
-    inputs: Callable[[Run], dict[str, str]]
     suffix: str | None = None
-    parts: Callable[[Options], tuple[str, ...]] | None = None
+    reads: tuple[Input, ...] | None = None
+    part: str | None = None
 
     @property
     def option(self) -> str:
@@ -71,35 +88,26 @@ class Output:
         """Where it lies."""
         return getattr(run.options, self.name)
 
-    def ids(self, run: Run) -> tuple[str, ...]:
-        """Ids of its lists."""
-        return run.ids(*self.lists)
-
-    def record(self, run: Run) -> Record:
-        """What makes it now."""
-        options = run.options
-        parts = self.parts(options) if self.parts is not None else (self.step,)
-        arguments = {k: v for part in parts for k, v in identifying(options, part).items()}
-        arguments["class_names"] = run.class_names
-        return Record(self.step, arguments, self.inputs(run))
-
     def file(self, run: Run, image_id: str) -> Path:
         """The file of a picture."""
         return self.path(run) / f"{image_id}{self.suffix}"
 
-
-class Input(NamedTuple):
-    """What a step reads of an earlier one.
-
-    Attributes:
-        name: of the option.
-        lists: options; their pictures need a file each.
-        is_used: whether it is read with these options.
-    """
-
-    name: str
-    lists: tuple[str, ...] = ()
-    is_used: Callable[[Options], bool] = lambda options: True
+    def record(self, run: Run) -> Record:
+        """What makes it now."""
+        options, step = run.options, STEPS[self.step]
+        reads = step.reads if self.reads is None else self.reads
+        used = [one for one in reads if one.is_used(options)]
+        parts = [self.part or self.step, *(one.part for one in used if one.part is not None)]
+        arguments = {k: v for part in parts for k, v in identifying(options, part).items()}
+        inputs = {_label(one.name): _identity(run, one.name) for one in used}
+        if step.trains:
+            pictures = run.source.id_list(options.train_list)
+            data = run.source.fingerprint(pictures.ids)
+            inputs |= {"train_list": pictures.sha256, "train_data": data}
+            inputs |= {name: _file(_first_weights(options, name)) for name in step.first_weights}
+        networks = (*step.trains, *(one.network for one in used if one.network is not None))
+        inputs |= _statistics(options, networks)
+        return Record(self.step, {**arguments, "class_names": run.class_names}, inputs)
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ class Step:
         labelled: those of the lists whose image labels it reads.
         reads: outputs of earlier steps.
         writes: its own outputs.
+        trains: options of the networks that it trains.
         state: name of the file from which an interrupted training goes on.
     """
 
@@ -118,140 +127,113 @@ class Step:
     labelled: tuple[str, ...] = ()
     reads: tuple[Input, ...] = ()
     writes: tuple[Output, ...] = ()
-    state: str | None = None
+    trains: tuple[str, ...] = ()
+    state: str = ""
 
+    @property
+    def first_weights(self) -> tuple[str, ...]:
+        """Options of the local weights from which its training starts."""
+        return tuple(f"{network}_weights" for network in self.trains)
 
-# ------------------------------------------------------------------------- inputs of the records
-
-
-def _file(path: Path | str | None) -> str:
-    """What differs from any record stands for a missing file: what needs it says so."""
-    if path is None:
-        return "none"
-    return sha256_file(path) if Path(path).is_file() else _MISSING
-
-
-def _folder(run: Run, name: str) -> str:
-    """Fingerprint of an input folder: what is recorded there, else what would make it now."""
-    folder = OUTPUTS[name].path(run)
-    recorded = read_record(folder) if folder.is_dir() else None
-    return (recorded or OUTPUTS[name].record(run)).fingerprint
-
-
-def _train_data(run: Run) -> dict[str, str]:
-    pictures = run.source.id_list(run.options.train_list)
-    return {"train_list": pictures.sha256, "train_data": run.source.fingerprint(pictures.ids)}
-
-
-def _statistics(run: Run, *networks: str) -> dict[str, str]:
-    """How networks want their pictures, which follows from their names and timm's version.
-
-    Nothing for ImageNet's mean and standard deviation.
-    """
-    found = {f"input of {name}": input_statistics(getattr(run.options, name)) for name in networks}
-    return {key: text for key, text in found.items() if text is not None}
-
-
-def _into_cam_training(run: Run) -> dict[str, str]:
-    weights = {name: _file(getattr(run.options, name)) for name in ("cnn_weights", "vit_weights")}
-    return {**_train_data(run), **weights, **_statistics(run, "vit", "cnn")}
-
-
-def _into_cams(run: Run) -> dict[str, str]:
-    options, inputs = run.options, {}
-    if uses_transformer(options):
-        inputs |= {"deit_weights": _file(options.deit_weights_name), **_statistics(run, "vit")}
-    if uses_cnn(options):
-        inputs |= {"cam_weights": _file(options.cam_weights_name), **_statistics(run, "cnn")}
-    return inputs
-
-
-def _cam_parts(options: Options) -> tuple[str, ...]:
-    branches = {CAM_TRANSFORMER: uses_transformer(options), CAM_CNN: uses_cnn(options)}
-    return ("make_cam", *(part for part, is_used in branches.items() if is_used))
-
-
-def _into_irn_training(run: Run) -> dict[str, str]:
-    own = run.options.irn_backbone_weights
-    backbone = run.options.cam_weights_name if own == CAM_BACKBONE else own
-    inputs = {"ir_label": _folder(run, "ir_label_out_dir"), "irn_backbone_weights": _file(backbone)}
-    return {**_train_data(run), **inputs, **_statistics(run, "irn_backbone")}
-
-
-def _into_walk(run: Run) -> dict[str, str]:
-    return {"cam": _folder(run, "cam_out_dir"), **_into_edges(run)}
-
-
-def _into_edges(run: Run) -> dict[str, str]:
-    return {"irn_weights": _file(run.options.irn_weights_name)}
-
-
-# ------------------------------------------------------------------------------------- the steps
 
 _TRAIN, _INFER = ("train_list",), ("infer_list",)
 _BOTH = (*_TRAIN, *_INFER)
-_WALKED = (Input("irn_weights_name"), Input("cam_out_dir", _INFER))
+_IRN = Input("irn_weights_name")
+_CAMS_OF_TRAIN, _CAMS_OF_INFER = Input("cam_out_dir", _TRAIN), Input("cam_out_dir", _INFER)
 
 STEPS: dict[str, Step] = {
     "train_cam": Step(
         lists=(*_TRAIN, "val_list"),
         labelled=(*_TRAIN, "val_list"),
         writes=(
-            Output("cam_weights_name", "train_cam", _TRAIN, _into_cam_training),
-            Output("deit_weights_name", "train_cam", _TRAIN, _into_cam_training),
+            Output("cam_weights_name", "train_cam", _TRAIN),
+            Output("deit_weights_name", "train_cam", _TRAIN),
         ),
+        trains=("vit", "cnn"),
         state="train_cam.state.pth",
     ),
     "make_cam": Step(
         lists=_BOTH,
         labelled=_BOTH,
         reads=(
-            Input("cam_weights_name", is_used=uses_cnn),
-            Input("deit_weights_name", is_used=uses_transformer),
+            Input("cam_weights_name", (), uses_cnn, "cnn", CAM_CNN),
+            Input("deit_weights_name", (), uses_transformer, "vit", CAM_TRANSFORMER),
         ),
-        writes=(Output("cam_out_dir", "make_cam", _BOTH, _into_cams, ".npz", _cam_parts),),
+        writes=(Output("cam_out_dir", "make_cam", _BOTH, ".npz"),),
     ),
     "eval_cam": Step(reads=(Input("cam_out_dir"),)),
     "cam_to_ir_label": Step(
         lists=_TRAIN,
-        reads=(Input("cam_out_dir", _TRAIN),),
-        writes=(
-            Output(
-                *("ir_label_out_dir", "cam_to_ir_label", _TRAIN),
-                lambda run: {"cam": _folder(run, "cam_out_dir")},
-                ".png",
-            ),
-        ),
+        reads=(_CAMS_OF_TRAIN,),
+        writes=(Output("ir_label_out_dir", "cam_to_ir_label", _TRAIN, ".png"),),
     ),
+    # The mean displacement alone is taken over the inference list: trained weights serve other
+    # lists as well, so their record does not hold it.
     "train_irn": Step(
         lists=_BOTH,
         reads=(Input("ir_label_out_dir", _TRAIN),),
-        # The mean displacement alone is taken over the inference list: trained weights serve other
-        # lists as well, so their record does not hold it.
-        writes=(Output("irn_weights_name", "train_irn", _BOTH, _into_irn_training),),
+        writes=(Output("irn_weights_name", "train_irn", _BOTH),),
+        trains=("irn_backbone",),
         state="train_irn.state.pth",
     ),
     "make_ins_seg_labels": Step(
         lists=_INFER,
-        reads=_WALKED,
-        writes=(Output("ins_seg_out_dir", "make_ins_seg_labels", _INFER, _into_walk, ".npz"),),
+        reads=(_IRN, _CAMS_OF_INFER),
+        writes=(Output("ins_seg_out_dir", "make_ins_seg_labels", _INFER, ".npz"),),
     ),
     "eval_ins_seg": Step(reads=(Input("ins_seg_out_dir"),)),
     "make_sem_seg_labels": Step(
         lists=_INFER,
-        reads=_WALKED,
+        reads=(_IRN, _CAMS_OF_INFER),
         writes=(
-            Output("sem_seg_out_dir", "make_sem_seg_labels", _INFER, _into_walk, ".png"),
-            Output(
-                *("edge_out_dir", "make_sem_seg_labels", _INFER, _into_edges, ".png"),
-                lambda options: (EDGES,),
-            ),
+            Output("sem_seg_out_dir", "make_sem_seg_labels", _INFER, ".png"),
+            Output("edge_out_dir", "make_sem_seg_labels", _INFER, ".png", (_IRN,), EDGES),
         ),
     ),
     "eval_sem_seg": Step(reads=(Input("sem_seg_out_dir"),)),
 }
 OUTPUTS = {output.name: output for step in STEPS.values() for output in step.writes}
 """Every output by the name of its option."""
+
+
+# ---------------------------------------------------------------------------- what went into them
+
+
+def _label(name: str) -> str:
+    """What records call an input."""
+    return name.removesuffix("_name").removesuffix("_out_dir")
+
+
+def _identity(run: Run, name: str) -> str:
+    """Hash of a weight file; fingerprint of a folder, as recorded or as it would be made now."""
+    output = OUTPUTS[name]
+    path = output.path(run)
+    if output.suffix is None:
+        return _file(path)
+    recorded = read_record(path) if path.is_dir() else None
+    return (recorded or output.record(run)).fingerprint
+
+
+def _file(path: Path | str | None) -> str:
+    """A missing file differs from any record; what needs the file itself says so."""
+    if path is None:
+        return "none"
+    return sha256_file(path) if Path(path).is_file() else "(missing)"
+
+
+def _first_weights(options: Options, name: str) -> Path | str | None:
+    own = getattr(options, name)
+    of_cam = (name, own) == ("irn_backbone_weights", CAM_BACKBONE)
+    return options.cam_weights_name if of_cam else own
+
+
+def _statistics(options: Options, networks: tuple[str, ...]) -> dict[str, str]:
+    """How networks want their pictures, which follows from their names and timm's version.
+
+    Nothing for ImageNet's mean and standard deviation.
+    """
+    found = {f"input of {name}": input_statistics(getattr(options, name)) for name in networks}
+    return {key: text for key, text in found.items() if text is not None}
 
 
 # ----------------------------------------------------------------------------------- start a step
@@ -288,8 +270,8 @@ def begin(name: str, run: Run, is_finished: Callable[[str], bool] | None = None)
     require_inputs(name, run)
     if not step.writes:
         return Work((), [], None)
-    ids, record = step.writes[0].ids(run), step.writes[0].record(run)
-    if step.state is not None:  # a training; all its weights have the same record
+    ids, record = run.ids(*step.writes[0].lists), step.writes[0].record(run)
+    if step.trains:  # all its weights have the same record
         return Work(ids, [] if _keeps_weights(step, record, run) else list(ids), record)
     for output in step.writes:
         expected = record if output is step.writes[0] else output.record(run)
@@ -389,5 +371,4 @@ def _keeps_weights(step: Step, record: Record, run: Run) -> bool:
 
 def state_path(run: Run, name: str) -> Path:
     """Where a training step keeps what it resumes from."""
-    step = STEPS[name]
-    return step.writes[0].path(run).with_name(str(step.state))
+    return STEPS[name].writes[0].path(run).with_name(STEPS[name].state)
