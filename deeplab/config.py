@@ -1,5 +1,9 @@
 """Configuration of DeepLab: the published keys, a few of ours, and where a run keeps its files.
 
+`affects` names the records, see `deeplab.lineage`, that a key is part of. Where a run writes, how
+often and with how many processes is part of none, and lists, pictures, labels and first weights
+count by their content instead of their names.
+
 Nothing here imports torch, so that the command line answers at once.
 """
 
@@ -9,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from misc.arguments import LARGEST_SEED
-from misc.config import bounded, load_config, positive, tree_of
+from misc.config import bounded, group, load_config, positive, setting, tree_of
 from misc.errors import UserError
 from misc.files import expand_user
 from misc.maps_io import IGNORE_LABEL
@@ -23,6 +27,11 @@ IMAGENET, NO_INIT = "imagenet", "none"
 FINAL = "final"
 VOC_LABELS = Path(__file__).resolve().parent / "data/datasets/voc12/labels.txt"
 
+TRAIN, TEST, CRF, PREDICT = "train", "test", "crf", "predict"
+"""Records, by the subcommand that writes them."""
+
+_NONE, _TRAINING, _NETWORK = (), (TRAIN,), (TRAIN, TEST, PREDICT)
+_INPUT = (*_NETWORK, CRF)
 _STAGES = 4  # of a ResNet
 _BACKGROUND_NAMES = (BACKGROUND, f"__{BACKGROUND}__")
 _ROOT_KEY = "DATASET.ROOT"
@@ -35,9 +44,11 @@ _UNUSED = ("MODEL.SAVE_DIR", "MODEL.RESULT_DIR", "SOLVER.LOG_DIR")
 class Experiment:
     """EXP: what the run is called and where it writes."""
 
-    ID: str = "voc12_resnet_v2"  # folder name of this experiment below OUTPUT_DIR
-    OUTPUT_DIR: Path = Path("data")  # models, features, scores and logs go here
-    SEED: int = bounded(0, 0, LARGEST_SEED)  # of every random choice (ours)
+    # folder name of this experiment below OUTPUT_DIR
+    ID: str = setting("voc12_resnet_v2", affects=_NONE)
+    # models, features, scores and logs go here
+    OUTPUT_DIR: Path = setting(Path("data"), affects=_NONE)
+    SEED: int = bounded(0, 0, LARGEST_SEED, affects=_TRAINING)  # of every random choice (ours)
 
 
 @dataclass(frozen=True)
@@ -54,13 +65,16 @@ class Dataset:
     """DATASET: pictures, labels and classes."""
 
     NAME: Literal["vocaug"] = "vocaug"  # the layout of PASCAL VOC, own data included
-    ROOT: Path | None = None  # devkit folder with JPEGImages, such as VOCdevkit/VOC2012
-    TRAIN_LABELS: Path | None = None  # pseudo masks; null: ROOT/pseudo_seg_labels (ours)
-    LABELS: Path | None = None  # class names, lines of `index name`; null: PASCAL VOC's
+    # devkit folder with JPEGImages, such as VOCdevkit/VOC2012
+    ROOT: Path | None = setting(None, affects=_NONE)
+    # pseudo masks; null: ROOT/pseudo_seg_labels (ours)
+    TRAIN_LABELS: Path | None = setting(None, affects=_NONE)
+    # class names, lines of `index name`; null: PASCAL VOC's
+    LABELS: Path | None = setting(None, affects=_NONE)
     N_CLASSES: int = bounded(21, 2, MAX_CLASSES + 1)  # with background
     IGNORE_LABEL: int = IGNORE_LABEL  # pixels without label; the only value is 255
     SCALES: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)  # drawn from for every training item
-    SPLIT: SplitNames = SplitNames()
+    SPLIT: SplitNames = group(SplitNames, affects=_NONE)
 
 
 @dataclass(frozen=True)
@@ -88,17 +102,19 @@ class Mean:
 class Size:
     """IMAGE.SIZE: sides in pixels."""
 
-    BASE: int | None = bounded(None, 1)  # long side before the random scale; null: as it is
-    TRAIN: int = bounded(321, 16)  # side of the training crop
-    TEST: int | None = bounded(513, 1)  # long side in `predict`; null: as it is
+    # long side before the random scale; null: as it is
+    BASE: int | None = bounded(None, 1, affects=_TRAINING)
+    TRAIN: int = bounded(321, 16, affects=_TRAINING)  # side of the training crop
+    # long side in `predict`; null: as it is
+    TEST: int | None = bounded(513, 1, affects=(PREDICT,))
 
 
 @dataclass(frozen=True)
 class Image:
     """IMAGE: the input of the network."""
 
-    MEAN: Mean = Mean()
-    SIZE: Size = Size()
+    MEAN: Mean = group(Mean, affects=_INPUT)
+    SIZE: Size = group(Size)
 
 
 @dataclass(frozen=True)
@@ -112,8 +128,9 @@ class Model:
     ATROUS_RATES: tuple[int, ...] = (6, 12, 18, 24)  # dilations of the 3x3 classifiers
     # imagenet: no pixel label was ever seen; none: random; or a file, such as the published
     # COCO checkpoint, which did see pixel labels
-    INIT_MODEL: Literal["imagenet", "none"] | Path = IMAGENET
-    INIT_WEIGHTS: Path | None = None  # file with the ImageNet weights; null: downloaded (ours)
+    INIT_MODEL: Literal["imagenet", "none"] | Path = setting(IMAGENET, affects=_NONE)
+    # file with the ImageNet weights; null: downloaded (ours)
+    INIT_WEIGHTS: Path | None = setting(None, affects=_NONE)
 
 
 @dataclass(frozen=True)
@@ -121,26 +138,29 @@ class BatchSize:
     """SOLVER.BATCH_SIZE: pictures per iteration, over all processes."""
 
     TRAIN: int = bounded(5, 1)
-    TEST: int = 1  # pictures differ in size, so the only value is 1
+    TEST: int = setting(1, affects=_NONE)  # pictures differ in size, so the only value is 1
 
 
 @dataclass(frozen=True)
 class Solver:
     """SOLVER: training."""
 
-    BATCH_SIZE: BatchSize = BatchSize()
+    BATCH_SIZE: BatchSize = group(BatchSize)
     ITER_MAX: int = bounded(20000, 1)  # optimiser steps
     ITER_SIZE: int = bounded(2, 1)  # batches whose gradients are added up for one step
-    ITER_SAVE: int = bounded(5000, 1)  # steps between checkpoints
-    ITER_STATE: int = bounded(500, 1)  # steps between states to resume from (ours)
-    ITER_TB: int = bounded(100, 1)  # steps between log lines and TensorBoard points
+    ITER_SAVE: int = bounded(5000, 1, affects=_NONE)  # steps between checkpoints
+    # steps between states to resume from (ours)
+    ITER_STATE: int = bounded(500, 1, affects=_NONE)
+    # steps between log lines and TensorBoard points
+    ITER_TB: int = bounded(100, 1, affects=_NONE)
     LR_DECAY: int = bounded(10, 1)  # steps between changes of the learning rate
     LR: float = positive(2.5e-4)  # of the backbone; ASPP weights 10 x, ASPP biases 20 x
     MOMENTUM: float = bounded(0.9, 0, 1)
     OPTIMIZER: Literal["sgd"] = "sgd"
     POLY_POWER: float = positive(0.9)  # rate = LR * (1 - step / ITER_MAX) ** POLY_POWER
     WEIGHT_DECAY: float = bounded(5e-4, 0)  # none on the ASPP biases
-    AVERAGE_LOSS: int = bounded(20, 1)  # steps over which the logged loss is averaged
+    # steps over which the logged loss is averaged
+    AVERAGE_LOSS: int = bounded(20, 1, affects=_NONE)
     PRECISION: Literal["float32", "bfloat16"] = "float32"  # bfloat16 by autocast (ours)
 
 
@@ -157,20 +177,21 @@ class Crf:
     # official: the published code passes the BGR picture minus its mean, cast to uint8 with
     # wrap-around; about 5% of the pixels differ (ours)
     IMAGE: Literal["rgb", "official"] = "rgb"
-    N_JOBS: int | None = bounded(None, 0)  # processes; 0: none besides; null: CPU cores (ours)
+    # processes; 0: none besides; null: CPU cores (ours)
+    N_JOBS: int | None = bounded(None, 0, affects=_NONE)
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything that can be configured; defaults are the published run on PASCAL VOC 2012."""
 
-    EXP: Experiment = Experiment()
-    DATASET: Dataset = Dataset()
-    DATALOADER: Loader = Loader()
-    IMAGE: Image = Image()
-    MODEL: Model = Model()
-    SOLVER: Solver = Solver()
-    CRF: Crf = Crf()
+    EXP: Experiment = group(Experiment)
+    DATASET: Dataset = group(Dataset, affects=_TRAINING)
+    DATALOADER: Loader = group(Loader, affects=_NONE)
+    IMAGE: Image = group(Image)
+    MODEL: Model = group(Model, affects=_NETWORK)
+    SOLVER: Solver = group(Solver, affects=_TRAINING)
+    CRF: Crf = group(Crf, affects=(CRF,))
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,9 @@ from misc.distributed import (
     world_size,
 )
 from misc.errors import UserError
+from misc.outputs import keep_file, remove_file, require_own
 from misc.progress import log, progress
-from misc.provenance import Record, check_record, keep_file, record_path, write_record
+from misc.provenance import Record, check_record, record_path, write_record
 from misc.schedule import PolySGD
 from misc.seed import seed_everything
 from misc.tensorboard import Board, open_board
@@ -126,12 +127,10 @@ def _require_own_checkpoints(paths: Paths, config: Config) -> None:
     """
     solver = config.SOLVER
     names = [*range(solver.ITER_SAVE, solver.ITER_MAX + 1, solver.ITER_SAVE), FINAL]
-    for path in map(paths.checkpoint, names):
-        if path.is_file() and not record_path(path).is_file():
-            raise UserError(
-                f"{path} has no record of what made it, so it is not replaced: move it away, train "
-                f"under another EXP.ID, or use it as it is with `test -m {path}`."
-            )
+    remedy = (
+        "move it away, train under another EXP.ID, or use it as it is with `test -m` and its path"
+    )
+    require_own(map(paths.checkpoint, names), "what made it", remedy)
 
 
 def _remove_run(paths: Paths) -> None:
@@ -142,15 +141,16 @@ def _remove_run(paths: Paths) -> None:
     _remove_state(paths)
     found = paths.models_dir.glob("checkpoint_*.pth")
     checkpoints = [path for path in found if record_path(path).is_file()]
-    for path in [*checkpoints, *map(record_path, checkpoints), *paths.logs_dir.glob(_EVENT_FILES)]:
-        path.unlink(missing_ok=True)
+    for path in checkpoints:
+        remove_file(path)
+    for path in paths.logs_dir.glob(_EVENT_FILES):
+        path.unlink()
 
 
 def _remove_state(paths: Paths) -> None:
     """Remove what a finished training does not need, in the main process."""
     if is_main_process():
-        paths.state_path.unlink(missing_ok=True)
-        record_path(paths.state_path).unlink(missing_ok=True)
+        remove_file(paths.state_path)
         for half_written in paths.models_dir.glob(".tmp-*.pth"):  # left by a killed process
             half_written.unlink(missing_ok=True)
 

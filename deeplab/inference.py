@@ -28,8 +28,9 @@ from misc.distributed import barrier, is_main_process, join_processes, shard
 from misc.errors import UserError
 from misc.files import sha256_file, up_to_date
 from misc.maps_io import opened_image, write_label
+from misc.outputs import check_removal, prepare_output
 from misc.progress import log, progress
-from misc.provenance import Record, check_removal, prepare_output
+from misc.provenance import Record
 from misc.seed import seed_everything
 from misc.training import eval_loader
 from voc12.devkit import Devkit

@@ -1,7 +1,7 @@
 """What every output of DeepLab is made from, in the terms of `misc.provenance`.
 
-Only what changes a result is listed: folders, workers, intervals of logging are not. Image lists
-count by their ids and data by its content, so that a moved devkit is still the same.
+The keys of a record are those that `affects` of `deeplab.config` gives it. Image lists count by
+their ids and data by its content, so that a moved devkit is still the same.
 """
 
 import json
@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from deeplab.config import (
+    CRF,
     FINAL,
     IMAGENET,
     NO_INIT,
+    PREDICT,
+    TEST,
+    TRAIN,
     Config,
     Paths,
     Split,
@@ -22,36 +26,23 @@ from deeplab.config import (
     dataset_root,
 )
 from deeplab.data import label_fingerprint, training_label_path
-from misc.config import flatten
+from misc.config import identifying
 from misc.errors import UserError
-from misc.files import atomic_path, read_json, sha256_file
-from misc.provenance import Record, check_record, read_record, record_path, write_record
+from misc.files import atomic_path, sha256_file
+from misc.provenance import (
+    Record,
+    check_record,
+    read_facts,
+    read_lists,
+    read_record,
+    write_record,
+)
 from voc12.devkit import Devkit
 from voc12.lists import IdList, some_of
 
-TRAIN, TEST, CRF, PREDICT = "train", "test", "crf", "predict"
 REDO = "--overwrite"
 
-_NETWORK = ("MODEL.NAME", "MODEL.BACKBONE", "MODEL.N_BLOCKS", "MODEL.ATROUS_RATES")
-_INPUT = ("IMAGE.MEAN.R", "IMAGE.MEAN.G", "IMAGE.MEAN.B")
-_NOT_FOR_TRAINING = (
-    "EXP.ID",
-    "EXP.OUTPUT_DIR",
-    "DATASET.ROOT",
-    "DATASET.TRAIN_LABELS",
-    "DATASET.LABELS",
-    "DATASET.SPLIT.",
-    "DATALOADER.",
-    "IMAGE.SIZE.TEST",
-    "MODEL.INIT_MODEL",
-    "MODEL.INIT_WEIGHTS",
-    "SOLVER.BATCH_SIZE.TEST",
-    "SOLVER.ITER_SAVE",
-    "SOLVER.ITER_STATE",
-    "SOLVER.ITER_TB",
-    "SOLVER.AVERAGE_LOSS",
-    "CRF.",
-)
+_MEAN = "IMAGE.MEAN."  # which only the official picture of the CRF depends on
 _CRC_SUFFIX = ".crc"
 _UNKNOWN = "unknown: there is no record beside these weights"
 
@@ -64,11 +55,9 @@ def training(config: Config, pictures: IdList) -> Record:
     """
     images = image_paths(config, pictures.ids)
     labels = {image_id: training_label_path(config, image_id) for image_id in pictures.ids}
-    values = flatten(config)
-    arguments = {key: value for key, value in values.items() if _trains(key)}
     return Record(
         TRAIN,
-        {**arguments, "classes": class_names(config)},
+        {**identifying(config, TRAIN), "classes": class_names(config)},
         {
             "train_list": pictures.sha256,
             "pictures": _content_hash(images),
@@ -85,9 +74,8 @@ def logits(config: Config, model_hash: str) -> Record:
         config: configuration.
         model_hash: SHA-256 of the weights.
     """
-    values = flatten(config)
-    arguments = {key: values[key] for key in (*_NETWORK, *_INPUT)}
-    return Record(TEST, {**arguments, "classes": class_names(config)}, {"model": model_hash})
+    arguments = {**identifying(config, TEST), "classes": class_names(config)}
+    return Record(TEST, arguments, {"model": model_hash})
 
 
 def require_same_network(config: Config, model_path: Path) -> None:
@@ -104,7 +92,7 @@ def require_same_network(config: Config, model_path: Path) -> None:
     now, then = logits(config, "").content()["arguments"], recorded.content()["arguments"]
     differences = [
         f"{key} is {json.dumps(now[key])} now and was {json.dumps(then[key])}"
-        for key in (*_NETWORK, *_INPUT)
+        for key in identifying(config, TEST)
         if key in then and then[key] != now[key]
     ]
     names = then.get("classes", now["classes"])
@@ -146,7 +134,7 @@ def recorded_logits(
     redo = f"`test --split {split} --overwrite`"
     if recorded is None:
         raise UserError(f"there are no logits of test in {folder}; run `test --split {split}`.")
-    model = _facts(folder).get("model")
+    model = read_facts(folder).get("model")
     named = Path(str(model.get("path", ""))) if isinstance(model, Mapping) else Path()
     path = model_path or next((p for p in (named, final) if p.is_file()), named)
     model_hash = sha256_file(path) if path.is_file() else recorded.inputs.get("model", "")
@@ -160,22 +148,18 @@ def refinement(config: Config, logits_record: Record) -> Record:
 
 
 def _crf_arguments(config: Config) -> dict[str, Any]:
-    values = flatten(config)
-    arguments = {
-        key: value
-        for key, value in values.items()
-        if key.startswith("CRF.") and key != "CRF.N_JOBS"
-    }
+    arguments = identifying(config, CRF)
     if config.CRF.IMAGE == "official":
-        arguments |= {key: values[key] for key in _INPUT}
-    return arguments
+        return arguments
+    return {key: value for key, value in arguments.items() if not key.startswith(_MEAN)}
 
 
 def prediction(config: Config, model_hash: str, crf: bool) -> Record:
     """Label maps that `predict` makes of any pictures."""
-    made = logits(config, model_hash)
-    arguments = {**made.arguments, "IMAGE.SIZE.TEST": config.IMAGE.SIZE.TEST, "crf": crf}
-    return Record(PREDICT, arguments | (_crf_arguments(config) if crf else {}), made.inputs)
+    arguments = {**identifying(config, PREDICT), "classes": class_names(config), "crf": crf}
+    return Record(
+        PREDICT, arguments | (_crf_arguments(config) if crf else {}), {"model": model_hash}
+    )
 
 
 def update_record(
@@ -185,10 +169,8 @@ def update_record(
 
     A record that has its facts stays as it is unless outputs are about to be made.
     """
-    if making or not facts.keys() <= _facts(folder).keys():
-        lists = read_json(record_path(folder)).get("lists")
-        lists = lists if isinstance(lists, Mapping) else {}
-        write_record(folder, record, {**lists, **list_facts(pictures)}, facts)
+    if making or not facts.keys() <= read_facts(folder).keys():
+        write_record(folder, record, {**read_lists(folder), **list_facts(pictures)}, facts)
 
 
 def picture_hash(path: Path) -> str:
@@ -233,9 +215,8 @@ def _picture_record(folder: Path, image_id: str) -> Path:
 
 
 def list_facts(pictures: IdList) -> dict[str, dict[str, Any]]:
-    """Name, hash and number of ids of a list, for a person who reads the record."""
-    facts = {"source": pictures.source, "sha256": pictures.sha256, "count": len(pictures)}
-    return {pictures.name: facts}
+    """The facts of a list by its name, for a person who reads the record."""
+    return {pictures.name: pictures.facts()}
 
 
 def training_facts(model_path: Path) -> dict[str, Any]:
@@ -244,17 +225,9 @@ def training_facts(model_path: Path) -> dict[str, Any]:
     Returns:
         `initialisation` and `training_labels`; texts that say so where nothing is known.
     """
-    facts = _facts(model_path)
+    facts = read_facts(model_path)
     names = ("initialisation", "training_labels")
     return {name: facts.get(name, _UNKNOWN) for name in names}
-
-
-def _facts(target: Path) -> Mapping[str, Any]:
-    """The facts in the record of a folder or file; empty where there are none."""
-    path = record_path(target)
-    content = read_json(path) if path.is_file() else {}
-    facts = content.get("facts") if isinstance(content, Mapping) else None
-    return facts if isinstance(facts, Mapping) else {}
 
 
 def image_paths(config: Config, ids: Sequence[str]) -> dict[str, Path]:
@@ -263,24 +236,17 @@ def image_paths(config: Config, ids: Sequence[str]) -> dict[str, Path]:
     return {image_id: devkit.image_path(image_id) for image_id in ids}
 
 
-def _trains(key: str) -> bool:
-    return not any(
-        key.startswith(other) if other.endswith(".") else key == other
-        for other in _NOT_FOR_TRAINING
-    )
-
-
 def _first_weights(config: Config) -> dict[str, str]:
     init, weights = config.MODEL.INIT_MODEL, config.MODEL.INIT_WEIGHTS
     if init == NO_INIT:
         return {"first_weights": NO_INIT}
     if init == IMAGENET:
-        which = "published" if weights is None else _file_hash("MODEL.INIT_WEIGHTS", weights)
+        which = "published" if weights is None else _weights_hash("MODEL.INIT_WEIGHTS", weights)
         return {"first_weights": f"{IMAGENET} {which}"}
-    return {"first_weights": _file_hash("MODEL.INIT_MODEL", Path(init))}
+    return {"first_weights": _weights_hash("MODEL.INIT_MODEL", Path(init))}
 
 
-def _file_hash(key: str, path: Path) -> str:
+def _weights_hash(key: str, path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{key} is {path}, which does not exist; name the file with the weights.")
     return sha256_file(path)

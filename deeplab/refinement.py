@@ -169,7 +169,7 @@ def _require_logits(
         readable: read them all, so that nothing is removed for some that cannot be refined.
     """
     from deeplab import lineage
-    from misc.provenance import require_outputs
+    from misc.outputs import require_outputs
 
     folder, redo = Paths(config).logits_dir(split), f"`test --split {split}`"
     require_outputs(folder, logits_files.SUFFIX, tuple(images), redo)

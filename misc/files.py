@@ -138,6 +138,16 @@ def sha256_file(path: Path | str) -> str:
     return _sha256_once(path, status.st_mtime_ns, status.st_size, status.st_ino)
 
 
+def file_hash(path: Path | str | None) -> str:
+    """Hex SHA-256 of a file for a record: `none` where none is named, `(missing)` where none is.
+
+    A missing file differs from whatever was recorded; what needs the file itself says so.
+    """
+    if path is None:
+        return "none"
+    return sha256_file(path) if Path(path).is_file() else "(missing)"
+
+
 @lru_cache(maxsize=32)
 def _sha256_once(path: Path, *_: int) -> str:
     with path.open("rb") as stream:

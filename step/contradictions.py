@@ -56,6 +56,7 @@ def _vit_args(options: Options) -> Iterator[str]:
         value = options.vit_args.get(name, 1)
         if not isinstance(value, int) or value < 1:
             yield f"--vit_args {name}={value} must be an integer of at least 1."
+            return
     heads, dim = options.vit_args.get("num_heads", 1), options.vit_args.get("embed_dim", 0)
     if dim % heads:
         yield f"--vit_args num_heads={heads} does not divide embed_dim={dim}; give a divisor."

@@ -148,7 +148,7 @@ def _choose_source(args: argparse.Namespace, pictures: IdList) -> Source:
     Raises:
         UserError: it lacks some, or there is none.
     """
-    from misc.provenance import require_outputs
+    from misc.outputs import require_outputs
 
     result = args.work_dir / "result"
     sources = {

@@ -27,9 +27,10 @@ from misc.entry import run_entry
 from misc.errors import UserError
 from misc.files import atomic_path, up_to_date
 from misc.maps_io import CamMaps, load_cam, load_cam_origin, save_cam
+from misc.outputs import prepare_output
 from misc.parallel import map_pictures
 from misc.progress import log, progress
-from misc.provenance import Record, prepare_output, read_record
+from misc.provenance import Record, read_record
 from step.exchange.cam_sources import SUFFIXES
 
 STEP = "export_cams"

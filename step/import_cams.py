@@ -22,11 +22,11 @@ import numpy as np
 from misc.arguments import HelpFormatter, non_negative_int
 from misc.entry import run_entry
 from misc.errors import UserError
-from misc.files import read_json
 from misc.maps_io import load_cam_origin, opened_image, save_cam
+from misc.outputs import prepare_output
 from misc.parallel import map_pictures
 from misc.progress import log, progress
-from misc.provenance import Record, prepare_output, read_record, record_path, write_record
+from misc.provenance import Record, read_facts, read_record, write_record
 from step.exchange.cam_layouts import AUTO, BACKGROUNDS
 from step.exchange.cam_sources import (
     SUFFIXES,
@@ -245,11 +245,9 @@ def _prepare(
     write_record(folder, expected, facts=new_facts)
 
 
-def _recorded_facts(folder: Path) -> dict[str, Any]:
+def _recorded_facts(folder: Path) -> Mapping[str, Any]:
     recorded = read_record(folder) if folder.is_dir() else None
-    if recorded is None or recorded.step != STEP:
-        return {}
-    return read_json(record_path(folder)).get("facts", {})
+    return read_facts(folder) if recorded is not None and recorded.step == STEP else {}
 
 
 def _only_the_source_differs(expected: Record, folder: Path) -> bool:

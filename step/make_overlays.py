@@ -12,8 +12,9 @@ from PIL import Image
 
 from misc.files import atomic_path, up_to_date
 from misc.maps_io import read_image, read_label, write_label
+from misc.outputs import prepare_output
 from misc.progress import log, progress
-from misc.provenance import Record, prepare_output
+from misc.provenance import Record
 from misc.visualize import overlay_label
 from step.run import Run
 

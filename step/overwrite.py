@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
+from misc.outputs import check_removal, remove_file, remove_outputs
 from misc.progress import log
-from misc.provenance import check_removal, read_record, remove_file, remove_outputs
+from misc.provenance import read_record
 from step.plan import STEPS, state_path
 from step.run import Run
 
@@ -24,7 +25,7 @@ def overwrite_problems(run: Run, names: Iterable[str]) -> list[str]:
         for output in STEPS[name].writes:
             path = output.path(run)
             expected, recorded = output.record(run), read_record(path)
-            differs = recorded is not None and bool(expected.differences(recorded))
+            differs = bool(expected.differences(recorded))
             changed |= differs or output.suffix is None
             ids = run.ids(*output.lists) if output.suffix else None
             problem = check_removal(

@@ -14,15 +14,9 @@ from misc.config import identifying
 from misc.distributed import shard
 from misc.errors import UserError
 from misc.files import sha256_file, up_to_date
+from misc.outputs import keep_file, prepare_output, require_outputs
 from misc.progress import log
-from misc.provenance import (
-    Record,
-    check_record,
-    keep_file,
-    prepare_output,
-    read_record,
-    require_outputs,
-)
+from misc.provenance import Record, check_record, read_record
 from net.normalisation import input_statistics
 from step.options import CAM_BACKBONE, CAM_CNN, CAM_TRANSFORMER, EDGES, Options
 from step.run import Run

@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from misc.errors import UserError
 from misc.files import atomic_path
@@ -82,6 +82,10 @@ class IdList:
         """Hex SHA-256 of the sorted ids, each followed by a newline; the order does not count."""
         text = "".join(f"{image_id}\n" for image_id in sorted(self.ids))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def facts(self) -> dict[str, Any]:
+        """Source, hash and number of ids, for a person who reads a record."""
+        return {"source": self.source, "sha256": self.sha256, "count": len(self)}
 
 
 def resolve_list(

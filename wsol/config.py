@@ -1,20 +1,26 @@
 """Configuration of WSOL: the published keys, a few of ours, and where a run keeps its files.
 
+A key with `affects=()` is no part of the record of a training, see `wsol.lineage`: the weights do
+not depend on it, or what it names counts by content.
+
 Nothing here imports torch, so that the command line answers at once.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from misc.arguments import LARGEST_SEED
-from misc.config import bounded, load_config, positive, tree_of
+from misc.config import bounded, group, load_config, positive, setting, tree_of
 from misc.errors import UserError
 
 CamSource = Literal["transformer", "cnn", "mean"]
 Dataset = Literal["CUB", "FOLDER", "SYNTHETIC"]
 Split = Literal["train", "test"]
+
+TRAINING = "train_wsol"
+"""The record of a training, and what its log lines start with."""
 
 _CHANNELS = 3
 _CONFORMER = "conformer"
@@ -38,8 +44,10 @@ class Basic:
     """BASIC: the run as such."""
 
     SEED: int = bounded(26, 0, LARGEST_SEED)  # of every random choice
-    NUM_WORKERS: int = bounded(4, 0)  # processes that load pictures; 0 loads in the main one
-    SAVE_DIR: Path | None = None  # all outputs; null: ckpt/DATASET/NAME_OF_THE_YAML beside configs
+    # processes that load pictures; 0 loads in the main one
+    NUM_WORKERS: int = bounded(4, 0, affects=())
+    # all outputs; null: ckpt/DATASET/NAME_OF_THE_YAML beside configs
+    SAVE_DIR: Path | None = setting(None, affects=())
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,10 @@ class Model:
     TOP_K: int = bounded(1, 1, 1)
     CNN: str = "resnet50"  # torchvision ResNet or timm CNN, also with a tag (ours)
     INIT: Literal["pretrained", "random"] = "pretrained"  # ImageNet weights or none (ours)
-    VIT_WEIGHTS: Path | None = None  # file with the ImageNet weights; null: downloaded (ours)
-    CNN_WEIGHTS: Path | None = None  # likewise of the CNN (ours)
-    VIT_ARGS: dict[str, Any] = field(default_factory=dict)  # for timm, such as depth: 4 (ours)
+    # file with the ImageNet weights; null: downloaded (ours)
+    VIT_WEIGHTS: Path | None = setting(None, affects=())
+    CNN_WEIGHTS: Path | None = setting(None, affects=())  # likewise of the CNN (ours)
+    VIT_ARGS: dict[str, Any] = setting({})  # for timm, such as depth: 4 (ours)
     DROP_PATH: float = bounded(0.1, 0, 0.99)  # of the transformer in training (ours)
     CNN_FROZEN_STAGES: int = bounded(3, 0, 5)  # not trained, from the stem on; 3: to layer2 (ours)
     FIXED_BATCHNORM: bool = True  # batch norm uses its running statistics in training (ours)
@@ -74,7 +83,7 @@ class Data:
     # FOLDER: class subfolders and an optional boxes.csv; SYNTHETIC: the built-in set, made in
     # DATADIR when it is not there (both ours)
     DATASET: str = "CUB"
-    DATADIR: Path = Path("data/CUB_200_2011")
+    DATADIR: Path = setting(Path("data/CUB_200_2011"), affects=())
     NUM_CLASSES: int = bounded(200, 1)
     RESIZE_SIZE: int = bounded(256, 1)  # pictures are resized to this square for training, pixels
     CROP_SIZE: int = bounded(224, 1)  # side of the training crop and of test pictures
@@ -93,12 +102,13 @@ class Train:
 class Test:
     """TEST: evaluation."""
 
-    BATCH_SIZE: int = bounded(64, 1)
-    SAVE_BOXED_IMAGE: bool = False  # write heat maps with true and estimated boxes
-    SPLIT: Split = "test"  # what test_cam.py evaluates (ours)
+    BATCH_SIZE: int = bounded(64, 1, affects=())
+    # write heat maps with true and estimated boxes
+    SAVE_BOXED_IMAGE: bool = setting(False, affects=())
+    SPLIT: Split = setting("test", affects=())  # what test_cam.py evaluates (ours)
     # more thresholds that test_cam.py scores beside CAM_THR, from maps computed once (ours)
     THRESHOLDS: tuple[float, ...] = bounded(
-        (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), 0, 1
+        (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5), 0, 1, affects=()
     )
     REPORT_NUM: int = bounded(300, 0)  # pictures in report.html; 0 for no page (ours)
     TEN_CROPS: bool = False  # published; the only value is false
@@ -109,7 +119,7 @@ class Solver:
     """SOLVER: training."""
 
     LR_STEPS: tuple[int, ...] = bounded((30,), 1)  # rates fall at epochs divisible by one of these
-    NUM_EPOCHS: int = bounded(60, 1)
+    NUM_EPOCHS: int = bounded(60, 1, affects=())  # so that a finished run can be trained on
     LR_FACTOR: float = positive(0.1)  # by which they fall
     VIT_WEIGHT_DECAY: float = bounded(0.05, 0)  # of AdamW, transformer; --weight-decay
     CNN_LR: float = positive(0.005)  # of SGD, CNN; its classifier 10 x (ours)
@@ -125,12 +135,12 @@ class Solver:
 class Config:
     """Everything that can be configured; defaults are the published run on CUB-200-2011."""
 
-    BASIC: Basic = Basic()
-    MODEL: Model = field(default_factory=Model)
-    DATA: Data = Data()
-    TRAIN: Train = Train()
-    TEST: Test = Test()
-    SOLVER: Solver = Solver()
+    BASIC: Basic = group(Basic)
+    MODEL: Model = group(Model)
+    DATA: Data = group(Data)
+    TRAIN: Train = group(Train)
+    TEST: Test = group(Test)
+    SOLVER: Solver = group(Solver)
 
 
 @dataclass(frozen=True)

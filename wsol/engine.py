@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch.optim import Optimizer
 
 from misc.config import flatten
 from misc.distributed import (
-    barrier,
     data_parallel,
     is_main_process,
     join_processes,
@@ -23,40 +21,25 @@ from misc.distributed import (
     world_size,
 )
 from misc.errors import UserError
-from misc.files import remove_leftovers, sha256_file, write_json
+from misc.files import write_json
 from misc.progress import log, set_log_file
-from misc.provenance import Record, read_record, record_path, write_record
+from misc.provenance import Record
 from misc.schedule import scale_learning_rates
 from misc.seed import run_facts, seed_everything
 from misc.tensorboard import require_tensorboard
 from misc.training import Training, eval_loader
 from net.backbone import calibrate_batchnorm
-from net.normalisation import input_statistics
-from wsol.config import Config, Paths, paths_of
+from wsol import lineage
+from wsol.config import TRAINING, Config, Paths, paths_of
 from wsol.epoch_log import EpochLog
 from wsol.evaluation import epoch_in_words, evaluate
 from wsol.model import CNN, TRANSFORMER, Networks, build_cnn, build_transformer
 from wsol.optimisation import build_optimisers, rate_factor, refine_weight, training_step
 from wsol.pictures import TEST, ImageSet, TrainPictures
 from wsol.selection import keep_weights, log_summary, summary
-from wsol.source import fingerprint, open_pictures, training_pictures
+from wsol.source import open_pictures, training_pictures
 
-TITLE = "train_wsol"
 _CALIBRATION_BATCHES = 4
-
-# What the weights do not depend on, or what `Record.inputs` identifies by content.
-_NOT_IDENTIFYING = (
-    "BASIC.NUM_WORKERS",
-    "BASIC.SAVE_DIR",
-    "MODEL.VIT_WEIGHTS",
-    "MODEL.CNN_WEIGHTS",
-    "DATA.DATADIR",
-    "TEST.BATCH_SIZE",
-    "TEST.SAVE_BOXED_IMAGE",
-    "TEST.SPLIT",
-    "TEST.THRESHOLDS",
-    "SOLVER.NUM_EPOCHS",  # so that a finished run can be trained on
-)
 
 
 def train(
@@ -90,45 +73,15 @@ def train(
     join_processes(device)
     _open_log(paths, notes)
     image_set = open_pictures(config)
-    record = training_record(config, learning_rate, image_set)
-    _require_own_weights(paths)
+    record = lineage.training(config, learning_rate, image_set)
+    lineage.require_own_weights(paths)
     if not overwrite:
-        _require_same_run(paths, record, resume)
+        lineage.require_same_run(paths, record, resume)
     started = paths.state.is_file() and not overwrite
     epochs = _prepare(config, record, device, image_set, started)
-    _claim(paths, record, overwrite)
+    lineage.claim(paths, record, overwrite)
     epochs.training.run()
     return epochs.finish()
-
-
-def training_record(config: Config, learning_rate: float, image_set: ImageSet) -> Record:
-    """What the weights and scores of every epoch follow from."""
-    arguments = {k: v for k, v in flatten(config).items() if k not in _NOT_IDENTIFYING}
-    inputs = {"pictures": fingerprint([*image_set.train, *image_set.test])}
-    inputs |= {f"weights of the {name}": text for name, text in initialisation(config).items()}
-    return Record(TITLE, {"--lr": learning_rate, **arguments}, inputs)
-
-
-def initialisation(config: Config) -> dict[str, str]:
-    """Where the weights of each network start, in words."""
-    model = config.MODEL
-    names = {TRANSFORMER: (model.vit, model.VIT_WEIGHTS), CNN: (model.CNN, model.CNN_WEIGHTS)}
-    pretrained = model.INIT == "pretrained"
-    return {
-        network: _start(name, weights, pretrained) for network, (name, weights) in names.items()
-    }
-
-
-def _start(name: str, weights: Path | None, pretrained: bool) -> str:
-    statistics = input_statistics(name)
-    named = name if statistics is None else f"{name} (input: {statistics})"
-    if weights is not None:
-        digest = sha256_file(weights) if weights.is_file() else "missing"
-        return f"{named}, file {weights.name} with SHA-256 {digest}"
-    if not pretrained:
-        return f"{named}, random weights"
-    # a tag says in its own words what its weights were learnt from, such as `dino` or `fb_in22k`
-    return f"{named}, {'published weights' if '.' in name else 'ImageNet weights (image labels)'}"
 
 
 def _require_fixed_batchnorm(config: Config) -> None:
@@ -147,55 +100,6 @@ def _open_log(paths: Paths, notes: Sequence[str]) -> None:
             log(note)
     except OSError as error:
         raise UserError(f"BASIC.SAVE_DIR {paths.folder} cannot be written: {error}.") from None
-
-
-def _require_own_weights(paths: Paths) -> None:
-    """Weights that no training of ours left there are never replaced."""
-    for path in paths.weights:
-        if path.exists() and read_record(path) is None:
-            raise UserError(
-                f"{path} has no record of a training that made it, and would be replaced; move it "
-                "away or name another BASIC.SAVE_DIR."
-            )
-
-
-def _require_same_run(paths: Paths, record: Record, resume: bool) -> None:
-    """Make sure that what BASIC.SAVE_DIR holds, if anything, can be gone on with."""
-    for path in (paths.state, *paths.weights):
-        recorded = read_record(path) if path.exists() else None
-        differences = [] if recorded is None else record.differences(recorded)
-        if differences:
-            raise UserError(
-                f"{paths.folder} holds a training run with other settings: "
-                f"{'; '.join(differences)}. Repeat its settings to go on with it, name another "
-                "BASIC.SAVE_DIR, or start afresh with --overwrite."
-            )
-    if paths.state.is_file():
-        return
-    if resume:
-        raise UserError(
-            f"--resume: {paths.state} does not exist, so there is no training to go on with; "
-            "leave --resume out to start one."
-        )
-    for path in paths.weights:
-        if path.exists():
-            raise UserError(
-                f"{path} is there, but not {paths.state}, from which its training would go on; "
-                "name another BASIC.SAVE_DIR, or start afresh with --overwrite."
-            )
-
-
-def _claim(paths: Paths, record: Record, overwrite: bool) -> None:
-    """Delete an earlier run if that is asked for, and say whose the files will be."""
-    barrier()  # nobody deletes before all are ready
-    if is_main_process():
-        for path in (paths.state, *paths.weights, paths.results, paths.epoch_log):
-            remove_leftovers(path)
-            if overwrite:
-                path.unlink(missing_ok=True)
-                record_path(path).unlink(missing_ok=True)
-        write_record(paths.state, record)
-    barrier()
 
 
 # --------------------------------------------------------------------------------- preparations
@@ -227,7 +131,7 @@ def _prepare(
         )
 
     epochs.training = Training(
-        title=TITLE,
+        title=TRAINING,
         dataset=dataset,
         batch_size=config.TRAIN.BATCH_SIZE,
         drop_last=False,
@@ -259,7 +163,7 @@ def _build_networks(
         batches = eval_loader(dataset, config.TRAIN.BATCH_SIZE, num_workers=0)
         first = (batch["image"].to(device) for batch in islice(batches, _CALIBRATION_BATCHES))
         calibrate_batchnorm(networks.cnn.backbone, first)
-    for name, text in initialisation(config).items():
+    for name, text in lineage.initialisation(config).items():
         log(f"{name}: {text}.")
     return networks
 
@@ -291,7 +195,7 @@ class Epochs:
         self._start = 0.0
         self._facts = {
             "arguments": {"--lr": self.record.arguments["--lr"], **flatten(self.config)},
-            "initialisation": initialisation(self.config),
+            "initialisation": lineage.initialisation(self.config),
         }
 
     def rates(self, epoch: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from misc.errors import UserError, os_error_in
-from misc.files import atomic_path, expand_user, read_json_object, remove_leftovers
+from misc.files import atomic_path, expand_user, file_hash, read_json_object, remove_leftovers
 
 REPOSITORY = Path(__file__).parents[2]
 LONGEST = 255  # bytes of a file name on all common file systems
@@ -133,3 +133,13 @@ def test_json_of_another_kind_is_a_sentence(tmp_path: Path, text: str) -> None:
         read_json_object(path)
     path.write_text('{"a": 1}')
     assert read_json_object(path) == {"a": 1}
+
+
+def test_hash_of_a_file_that_may_be_absent(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    assert file_hash(None) == "none"
+    assert file_hash(path) == file_hash(tmp_path) == "(missing)"
+    path.write_bytes(b"abc")
+    # printf abc | sha256sum
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_hash(path) == file_hash(str(path)) == expected

@@ -195,6 +195,7 @@ def test_hash_is_of_the_sorted_ids_with_final_newline() -> None:
     expected = "911169ddaaf146aff539f58c26c489af3b892dff0fe283c1c264c65ae5aa59a2"
     first, second = IdList("x", ("b", "a"), ""), IdList("y", ("a", "b"), "")
     assert first.sha256 == second.sha256 == expected
+    assert first.facts() == {"source": "", "sha256": expected, "count": 2}
 
 
 def test_other_lists_than_the_standard_ones_warn(devkit_root: Path) -> None:

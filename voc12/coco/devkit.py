@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from misc.errors import UserError
-from misc.files import atomic_path, read_json, sha256_file
+from misc.files import atomic_path, sha256_file
+from misc.outputs import remove_outputs
 from misc.parallel import map_pictures
 from misc.progress import log, progress, set_log_file
-from misc.provenance import Record, read_record, record_path, remove_outputs, write_record
+from misc.provenance import Record, read_facts, read_record, write_record
 from voc12.coco import SPLITS
 from voc12.coco.index import AnnotationIndex, read_index
 from voc12.coco.masks import RULES, MaskJob, Tally, make_masks, require_pycocotools
@@ -253,7 +254,7 @@ def _require_ours(output: Path, record: Record, texts: Mapping[str, str]) -> Non
             f"{output} was also made from {', '.join(forgotten)}; name all parts with --splits, or "
             "choose another --output."
         )
-    written = read_json(record_path(masks)).get("facts", {}).get("files", {}) if recorded else {}
+    written = read_facts(masks).get("files", {}) if recorded else {}
     for name, text in texts.items():
         path = output / name
         known = written.get(name), _sha256(text)
