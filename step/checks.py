@@ -16,7 +16,7 @@ from step.options import CAM_BACKBONE
 from step.overwrite import overwrite_problems
 from step.plan import STEPS, require_inputs
 from step.run import Run
-from step.scoring import SCORING_STEPS, Scored, find_scored, nothing_to_score
+from step.scoring import SCORING_STEPS, Scored, find_scored, nothing_to_score, scored_output
 from voc12.devkit import (
     ANNOTATION_FOLDER,
     AUG_MASK_FOLDER,
@@ -130,7 +130,7 @@ def _scorable_steps(
     for step in SCORING_STEPS:
         if step not in steps:
             continue
-        maker = SCORING_STEPS[step].maker
+        maker = scored_output(step).step
         ids = lists.of(STEPS[maker].lists)
         try:
             found = find_scored(run, step, ids if maker in steps else ())

@@ -23,7 +23,7 @@ from misc.progress import log, progress
 from misc.tables import percent, show
 from step.plan import begin
 from step.run import Run, finished_run
-from step.scoring import Scored, output_path, report_segmentation, scored_pictures
+from step.scoring import Scored, report_segmentation, scored_output, scored_pictures
 from voc12.source import open_source
 
 STEP = "eval_cam"
@@ -55,7 +55,7 @@ def score_cams(run: Run, scored: Scored, thresholds: Sequence[float]) -> list[Se
         ThresholdConfusion(run.num_classes + 1, thresholds),
     )
     for name in progress(shard(scored.ids), STEP):
-        path = output_path(run, STEP, name)
+        path = scored_output(STEP).file(run, name)
         count_seed(confusion, load_cam(path), read_label(devkit.mask_path(name)), path)
     matrices = confusion.matrices()
     for matrix in matrices:

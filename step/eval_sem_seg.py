@@ -12,7 +12,7 @@ from misc.metrics import ConfusionMatrix, add_picture
 from misc.progress import progress
 from step.plan import begin
 from step.run import Run
-from step.scoring import output_path, report_segmentation, scored_pictures
+from step.scoring import report_segmentation, scored_output, scored_pictures
 
 STEP = "eval_sem_seg"
 
@@ -30,7 +30,7 @@ def run(run: Run) -> dict[str, Any]:
     scored, devkit = scored_pictures(run, STEP), run.source.devkit
     confusion = ConfusionMatrix(run.num_classes + 1)
     for name in progress(shard(scored.ids), STEP):
-        path = output_path(run, STEP, name)
+        path = scored_output(STEP).file(run, name)
         add_picture(confusion, read_label(path), read_label(devkit.mask_path(name)), path)
     confusion.reduce()
     return report_segmentation("mask", confusion.compute(), run.class_names, scored)

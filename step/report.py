@@ -18,7 +18,7 @@ from misc.tables import Column, iou_table, show
 from step.options import STEP_NAMES
 from step.plan import STEPS
 from step.run import Run
-from step.scoring import SCORING_STEPS, find_scored
+from step.scoring import SCORING_STEPS, find_scored, scored_output
 
 _PARTS = ("arguments", "steps", "seconds", "peak_memory_bytes", "identities")
 
@@ -72,7 +72,7 @@ class Report:
             return {output.option: _fingerprint(output.path(self.run)) for output in outputs}
         scored = find_scored(self.run, step)
         return {
-            "scored": _fingerprint(getattr(self.run.options, SCORING_STEPS[step].folder)),
+            "scored": _fingerprint(scored_output(step).path(self.run)),
             "threshold": self.run.options.cam_eval_thres if step == "eval_cam" else None,
             **(scored.facts() if scored else {}),
         }

@@ -1,13 +1,14 @@
 """What the records of all outputs hold, as it was written down before a schema gave it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
-from pipeline import prepared
+from pipeline import TRAIN_IDS, copy_of, prepared
 
 from step.options import STEP_NAMES
-from step.plan import OUTPUTS, STEPS
+from step.plan import OUTPUTS, STEPS, begin
 
 NETWORKS = {"vit", "vit_args", "num_passes", "tile_size", "tile_stride"}
 WALKED = {"irn_backbone", "irn_min_input", "beta", "exp_times", "walk_radius", "precision"}
@@ -84,6 +85,21 @@ def test_values_are_recorded_as_they_always_were(sample: Path, finished: Path, n
     arguments = record.content()["arguments"]
     assert json.dumps(arguments, sort_keys=True) == " ".join(TRAINED_WITH.split())
     assert set(record.inputs) == {"train_list", "train_data", "cnn_weights", "vit_weights"}
+
+
+def test_left_is_what_lacks_a_file_newer_than_its_cam(
+    sample: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = prepared(sample, copy_of(finished, tmp_path / "work"))
+    assert begin("make_sem_seg_labels", run).left == []
+    cams, edges = OUTPUTS["cam_out_dir"], OUTPUTS["edge_out_dir"]
+    os.utime(cams.file(run, TRAIN_IDS[1]))
+    edges.file(run, TRAIN_IDS[4]).unlink()
+    work = begin("make_sem_seg_labels", run)
+    assert (work.ids, work.left) == (TRAIN_IDS, [TRAIN_IDS[1], TRAIN_IDS[4]])
+    assert begin("make_ins_seg_labels", run).left == [TRAIN_IDS[1]]
+    assert begin("eval_sem_seg", run) == ((), [], None)
+    assert begin("train_cam", run).left == []
 
 
 def test_steps_read_what_earlier_ones_write() -> None:
