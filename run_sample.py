@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from misc.entry import run_entry
 from misc.errors import UserError
 from step.command_line import parse_args
-from step.options import MASK_STEP, STEP_NAMES, Options, is_on, selected_steps, switch_name
+from step.options import MASK_STEP, STEP_NAMES, Options, is_on, switch_name
 
 if TYPE_CHECKING:
     from step.report import Report
@@ -41,6 +41,7 @@ def run_pipeline(options: Options) -> dict[str, Any]:
     """
     from misc.distributed import select_device
     from misc.progress import log
+    from step.checks import check
     from step.next_command import deeplab_advice
     from step.overwrite import remove_before
     from step.photo_changes import check_photos
@@ -52,7 +53,7 @@ def run_pipeline(options: Options) -> dict[str, Any]:
     select_device(options.device)
     run = prepare_data(options)
     check_photos(run)
-    steps = preflight(run)
+    steps = check(run)
     if MASK_STEP in steps:
         log(f"when {MASK_STEP} is done, {deeplab_advice(run)}")
     if options.overwrite:
@@ -99,20 +100,6 @@ def require_one_process() -> None:
             f"the pipeline runs in one process, but {world_size()} were started; start it with "
             "python, not with torchrun."
         )
-
-
-def preflight(run: "Run") -> tuple[str, ...]:
-    """Check everything the chosen steps need; returns the steps that can run.
-
-    Raises:
-        UserError: lists all problems at once.
-    """
-    from step.checks import check
-
-    steps = selected_steps(run.options)
-    if not steps:
-        raise UserError("no step is switched on; name some with --steps.")
-    return check(run, steps)
 
 
 def step_modules() -> dict[str, ModuleType]:

@@ -12,7 +12,7 @@ from misc.errors import UserError
 from misc.progress import log
 from net.crf import require_densecrf
 from step.networks import build_cnn, build_deit, build_irn, load_branches, load_irn
-from step.options import CAM_BACKBONE
+from step.options import CAM_BACKBONE, selected_steps
 from step.overwrite import overwrite_problems
 from step.plan import STEPS, require_inputs
 from step.run import Run
@@ -54,8 +54,8 @@ def require_root(run: Run) -> None:
         require_no_problems(find_problems(source.devkit, source.classes, ("any",)))
 
 
-def check(run: Run, steps: tuple[str, ...]) -> tuple[str, ...]:
-    """Check everything that the steps need.
+def check(run: Run) -> tuple[str, ...]:
+    """Check everything that the chosen steps need.
 
     Returns:
         The steps that can run: those that would have nothing to score are left out with a line in
@@ -64,6 +64,9 @@ def check(run: Run, steps: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         UserError: lists every problem.
     """
+    steps = selected_steps(run.options)
+    if not steps:
+        raise UserError("no step is switched on; name some with --steps.")
     require_root(run)
     problems = _outputs_in_the_data(run, steps)
     lists = _Lists(run, steps, problems)
