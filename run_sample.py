@@ -6,13 +6,13 @@ python run_sample.py --preset demo                      the built-in sample on a
 python run_sample.py --help                             every option with its default
 """
 
-import importlib
 import shlex
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from misc.entry import run_entry
 from misc.errors import UserError
 from step.command_line import parse_args
-from step.options import MASK_STEP, STEP_NAMES, Options, is_on, selected_steps, switch_name
+from step.options import MASK_STEP, STEP_NAMES, Options, is_on, switch_name
 
 if TYPE_CHECKING:
     from step.report import Report
@@ -40,24 +40,20 @@ def run_pipeline(options: Options) -> dict[str, Any]:
         The content of metrics.json.
     """
     from misc.distributed import select_device
-    from misc.progress import log, set_log_file
-    from step.checks import INFER_LIST_STEPS
+    from misc.progress import log
+    from step.checks import check
     from step.next_command import deeplab_advice
+    from step.overwrite import remove_before
     from step.photo_changes import check_photos
-    from step.plan import remove_before
     from step.report import Report
     from step.run import prepare_data
 
-    try:
-        set_log_file(options.work_dir / f"{options.log_name}.log")
-    except OSError as error:
-        raise UserError(f"--work_dir {options.work_dir} cannot be written: {error}.") from None
-    warnings.showwarning = lambda message, *_: log(f"warning: {message}")
+    open_log(options)
     require_one_process()
     select_device(options.device)
     run = prepare_data(options)
     check_photos(run)
-    steps = preflight(run)
+    steps = check(run)
     if MASK_STEP in steps:
         log(f"when {MASK_STEP} is done, {deeplab_advice(run)}")
     if options.overwrite:
@@ -70,14 +66,7 @@ def run_pipeline(options: Options) -> dict[str, Any]:
         elif options.steps is None and not is_on(options, name):
             log(f"{title}: off (--{switch_name(name)})")
     report.log_table()
-    if options.overlays and MASK_STEP in steps:
-        from step import make_overlays
-
-        make_overlays.run(run)
-    if options.figure_num and INFER_LIST_STEPS.intersection(steps):
-        from step import make_figure
-
-        make_figure.run(run)
+    draw(run, steps)
     if MASK_STEP in steps:
         log(deeplab_advice(run))
     log(f"metrics are in {report.path}, finished in {report.total_seconds():.0f} s")
@@ -85,6 +74,21 @@ def run_pipeline(options: Options) -> dict[str, Any]:
     if options.report_num:
         write_report_page(run)
     return content
+
+
+def open_log(options: Options) -> None:
+    """Write what is logged, and warnings, into the log file, too.
+
+    Raises:
+        UserError: the work folder cannot be written.
+    """
+    from misc.progress import log, set_log_file
+
+    try:
+        set_log_file(options.work_dir / f"{options.log_name}.log")
+    except OSError as error:
+        raise UserError(f"--work_dir {options.work_dir} cannot be written: {error}.") from None
+    warnings.showwarning = lambda message, *_: log(f"warning: {message}")
 
 
 def require_one_process() -> None:
@@ -98,18 +102,23 @@ def require_one_process() -> None:
         )
 
 
-def preflight(run: "Run") -> tuple[str, ...]:
-    """Check everything the chosen steps need; returns the steps that can run.
+def step_modules() -> dict[str, ModuleType]:
+    """The nine steps by name."""
+    from step import (
+        cam_to_ir_label,
+        eval_cam,
+        eval_ins_seg,
+        eval_sem_seg,
+        make_cam,
+        make_ins_seg_labels,
+        make_sem_seg_labels,
+        train_cam,
+        train_irn,
+    )
 
-    Raises:
-        UserError: lists all problems at once.
-    """
-    from step.checks import check
-
-    steps = selected_steps(run.options)
-    if not steps:
-        raise UserError("no step is switched on; name some with --steps.")
-    return check(run, steps)
+    modules = (train_cam, make_cam, eval_cam, cam_to_ir_label, train_irn)
+    modules += (make_ins_seg_labels, eval_ins_seg, make_sem_seg_labels, eval_sem_seg)
+    return {module.STEP: module for module in modules}
 
 
 def run_step(name: str, title: str, run: "Run", report: "Report") -> None:
@@ -121,11 +130,22 @@ def run_step(name: str, title: str, run: "Run", report: "Report") -> None:
     device = select_device(run.options.device)
     reset_peak_memory(device)
     start = time.perf_counter()
-    result = importlib.import_module(f"step.{name}").run(run)
+    result = step_modules()[name].run(run)
     seconds, memory = time.perf_counter() - start, peak_memory(device)
     shown = ", ".join(f"{device} {size / 2**30:.2f} GiB" for device, size in memory.items())
     log(f"{title}: {seconds:.1f} s, peak memory {shown}")
     report.add(name, result or {}, seconds, memory)
+
+
+def draw(run: "Run", steps: Sequence[str]) -> None:
+    """Draw the masks over their photos, and the figure, where the steps make what they show."""
+    from step import make_figure, make_overlays
+    from step.plan import STEPS
+
+    if run.options.overlays and MASK_STEP in steps:
+        make_overlays.run(run)
+    if run.options.figure_num and any("infer_list" in STEPS[name].lists for name in steps):
+        make_figure.run(run)
 
 
 def write_report_page(run: "Run") -> None:

@@ -3,7 +3,7 @@
 Looked at before anything is computed or removed; all problems are told at once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -12,11 +12,12 @@ from misc.checks import require_no_problems
 from misc.errors import UserError
 from misc.progress import log
 from net.crf import require_densecrf
-from step import make_cam, make_sem_seg_labels, train_cam, train_irn
-from step.options import CAM_BACKBONE
-from step.plan import outputs_of, overwrite_problems
+from step.networks import build_cnn, build_deit, build_irn, load_branches, load_irn
+from step.options import CAM_BACKBONE, selected_steps
+from step.overwrite import overwrite_problems
+from step.plan import STEPS, require_inputs
 from step.run import Run
-from step.scoring import SCORING_STEPS, Scored, find_scored, nothing_to_score
+from step.scoring import SCORING_STEPS, Scored, find_scored, nothing_to_score, scored_output
 from voc12.devkit import (
     ANNOTATION_FOLDER,
     AUG_MASK_FOLDER,
@@ -28,9 +29,7 @@ from voc12.devkit import (
 from voc12.preflight import find_problems
 from voc12.source import NO_LIST
 
-_TRAIN_LIST_STEPS = {"train_cam", "make_cam", "cam_to_ir_label", "train_irn"}
-INFER_LIST_STEPS = {"make_cam", "train_irn", "make_ins_seg_labels", "make_sem_seg_labels"}
-_TRAINING_STEPS = ("train_cam", "train_irn")
+_ALL_LISTS = ("train_list", "val_list", "infer_list")
 _CPU = torch.device("cpu")
 _DATA_FOLDERS = [
     (folder,)
@@ -56,8 +55,8 @@ def require_root(run: Run) -> None:
         require_no_problems(find_problems(source.devkit, source.classes, ("any",)))
 
 
-def check(run: Run, steps: tuple[str, ...]) -> tuple[str, ...]:
-    """Check everything that the steps need.
+def check(run: Run) -> tuple[str, ...]:
+    """Check everything that the chosen steps need.
 
     Returns:
         The steps that can run: those that would have nothing to score are left out with a line in
@@ -66,11 +65,14 @@ def check(run: Run, steps: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         UserError: lists every problem.
     """
+    steps = selected_steps(run.options)
+    if not steps:
+        raise UserError("no step is switched on; name some with --steps.")
     require_root(run)
     problems = _outputs_in_the_data(run, steps)
-    lists = _Lists(run, set(steps), problems)
+    lists = _Lists(run, steps, problems)
     scored, steps = _scorable_steps(run, steps, lists, problems)
-    problems += _data_problems(run, set(steps), lists, scored)
+    problems += _data_problems(run, steps, lists, scored)
     problems += _missing_weights(run, steps) + readiness_problems(run, steps)
     if run.options.overwrite and not problems:
         problems += overwrite_problems(run, steps)
@@ -81,7 +83,7 @@ def check(run: Run, steps: tuple[str, ...]) -> tuple[str, ...]:
 def _outputs_in_the_data(run: Run, steps: tuple[str, ...]) -> list[str]:
     """Outputs that would lie among the pictures, annotations or masks of the data set."""
     root = run.source.devkit.root.resolve()
-    places = {output.option: output.path.resolve() for s in steps for output in outputs_of(run, s)}
+    places = {out.option: out.path(run).resolve() for step in steps for out in STEPS[step].writes}
     return [
         f"output among the data: {option} {path} lies in a folder of the data set; choose another"
         for option, path in places.items()
@@ -92,21 +94,24 @@ def _outputs_in_the_data(run: Run, steps: tuple[str, ...]) -> list[str]:
 class _Lists:
     """The ids of the lists that the steps read; a list that nothing reads is empty."""
 
-    def __init__(self, run: Run, steps: set[str], problems: list[str]) -> None:
+    def __init__(self, run: Run, steps: Iterable[str], problems: list[str]) -> None:
         self._run, self._problems = run, problems
-        validated = "train_cam" in steps and run.options.val_list != NO_LIST
-        self.train = self._ids(run.options.train_list, bool(steps & _TRAIN_LIST_STEPS))
-        self.val = self._ids(run.options.val_list, validated)
-        self.infer = self._ids(run.options.infer_list, bool(steps & INFER_LIST_STEPS))
+        read = {option for step in steps for option in STEPS[step].lists}
+        self._ids = {one: self._find(one) if one in read else () for one in _ALL_LISTS}
 
-    def _ids(self, name: str, needed: bool) -> tuple[str, ...]:
-        if not needed:
+    def of(self, options: Iterable[str]) -> tuple[str, ...]:
+        """Ids of several lists, each once."""
+        return tuple(dict.fromkeys(i for option in options for i in self._ids[option]))
+
+    def _find(self, option: str) -> tuple[str, ...]:
+        name, options = getattr(self._run.options, option), self._run.options
+        if option == "val_list" and name == NO_LIST:
             return ()
         try:
             found = self._run.source.id_list(name).ids
         except UserError as error:
             text = f"unusable list: {error}"
-            if name == self._run.options.val_list != self._run.options.train_list:
+            if name == options.val_list != options.train_list:
                 text = f"{text.rstrip('.')}; or go without validation: --val_list {NO_LIST}."
             self._problems += [text] if text not in self._problems else []
             return ()
@@ -129,8 +134,8 @@ def _scorable_steps(
     for step in SCORING_STEPS:
         if step not in steps:
             continue
-        maker = SCORING_STEPS[step].maker
-        ids = (*lists.train, *lists.infer) if maker == "make_cam" else lists.infer
+        maker = scored_output(step).step
+        ids = lists.of(STEPS[maker].lists)
         try:
             found = find_scored(run, step, ids if maker in steps else ())
         except UserError as error:
@@ -148,31 +153,26 @@ def _scorable_steps(
 
 
 def _data_problems(
-    run: Run, steps: set[str], lists: _Lists, scored: dict[str, Scored]
+    run: Run, steps: tuple[str, ...], lists: _Lists, scored: dict[str, Scored]
 ) -> list[str]:
     """What is wrong with pictures, image labels and masks."""
     source = run.source
-    labelled = {
-        "train_cam": (*lists.train, *lists.val),
-        "make_cam": (*lists.train, *lists.infer),
-    }
+    labelled = [option for step in steps for option in STEPS[step].labelled]
     instances = scored.get("eval_ins_seg")
-    source_ids = dict.fromkeys((*lists.train, *lists.val, *lists.infer))
     return find_problems(
         source.devkit,
         source.classes,
-        image_ids=[i for i in source_ids if i not in source.photos],
+        image_ids=[i for i in lists.of(_ALL_LISTS) if i not in source.photos],
         mask_ids=dict.fromkeys(i for one in scored.values() for i in one.ids),
         object_mask_ids=instances.ids if instances else (),
-        label_ids=dict.fromkeys(i for step in labelled if step in steps for i in labelled[step]),
+        label_ids=lists.of(labelled),
         cls_labels=source.cls_labels,
     )
 
 
 def _missing_weights(run: Run, steps: tuple[str, ...]) -> list[str]:
     """Local weight files that steps of this run will read, maybe hours later."""
-    named = {"train_cam": ("cnn_weights", "vit_weights"), "train_irn": ("irn_backbone_weights",)}
-    options = [option for step, options in named.items() if step in steps for option in options]
+    options = [option for step in steps for option in STEPS[step].first_weights]
     paths = {option: getattr(run.options, option) for option in options}
     return [
         f"missing weights: --{option} {path} does not exist"
@@ -207,21 +207,23 @@ def _failure(attempt: Callable[[], object]) -> UserError | None:
 
 def _attempts(run: Run, steps: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], object]]]:
     """What is tried, in words and as a function."""
-    trained = {step for step in _TRAINING_STEPS if step in steps and _trains(run, step)}
+    trained = {step for step in steps if STEPS[step].trains and _trains(run, step)}
     if "train_cam" in trained:
-        yield "CNN branch", lambda: train_cam.build_cnn(run)
-        yield "transformer branch", lambda: train_cam.build_deit(run)
+        yield "CNN branch", lambda: build_cnn(run)
+        yield "transformer branch", lambda: build_deit(run)
     elif "make_cam" in steps:
-        yield "weights", lambda: make_cam.load_branches(run, _CPU)
+        yield "weights", lambda: (require_inputs("make_cam", run), load_branches(run, _CPU))
     if "cam_to_ir_label" in steps:
         yield "dense CRF", require_densecrf
     if "train_irn" in trained:
         later = run.options.irn_backbone_weights == CAM_BACKBONE  # those are still to be trained
-        yield "IRNet", lambda: train_irn.build_model(run, trained=later)
+        yield "IRNet", lambda: build_irn(run, trained=later)
     elif {"make_ins_seg_labels", "make_sem_seg_labels"}.intersection(steps):
-        yield "weights", lambda: make_sem_seg_labels.load_network(run, _CPU)
+        yield "weights", lambda: load_irn(run, _CPU)
 
 
 def _trains(run: Run, step: str) -> bool:
     """Whether a training step will not just keep the weights that are there."""
-    return run.options.overwrite or not all(out.path.is_file() for out in outputs_of(run, step))
+    return run.options.overwrite or not all(
+        output.path(run).is_file() for output in STEPS[step].writes
+    )

@@ -11,7 +11,7 @@ from dataclasses import replace
 from misc.arguments import HelpFormatter, add_options
 from misc.errors import UserError
 from misc.files import expand_user
-from step.consistency import require_consistent, require_separate_outputs
+from step.contradictions import require_consistent
 from step.options import PATH_OPTIONS, Options
 from step.presets import PRESETS, ROOT_FIELD, defaults
 
@@ -53,10 +53,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Options:
         )
     if early.photos == "":
         raise UserError("--photos is empty; name the folder that holds your class folders.")
-    options = _fill_in_root(options)
+    options = _resolve_paths(_fill_in_root(options))
     require_consistent(options)
-    options = _resolve_paths(options)
-    require_separate_outputs(options)
     return options
 
 

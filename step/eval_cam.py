@@ -21,9 +21,9 @@ from misc.maps_io import CamMaps, load_cam, read_label
 from misc.metrics import SegmentationScores, ThresholdConfusion, fitting
 from misc.progress import log, progress
 from misc.tables import percent, show
-from step import lineage
+from step.plan import begin
 from step.run import Run, finished_run
-from step.scoring import Scored, output_path, report_segmentation, scored_pictures
+from step.scoring import Scored, report_segmentation, scored_output, scored_pictures
 from voc12.source import open_source
 
 STEP = "eval_cam"
@@ -40,7 +40,7 @@ def run(run: Run) -> dict[str, Any]:
         UserError: no picture has a CAM and a mask, or the two do not fit.
     """
     options = run.options
-    lineage.require_input(options.cam_out_dir, lineage.cams, run)
+    begin(STEP, run)
     scored = scored_pictures(run, STEP)
     scores = score_cams(run, scored, [options.cam_eval_thres])[0]
     title = f"seed at background score {options.cam_eval_thres}"
@@ -55,7 +55,7 @@ def score_cams(run: Run, scored: Scored, thresholds: Sequence[float]) -> list[Se
         ThresholdConfusion(run.num_classes + 1, thresholds),
     )
     for name in progress(shard(scored.ids), STEP):
-        path = output_path(run, STEP, name)
+        path = scored_output(STEP).file(run, name)
         count_seed(confusion, load_cam(path), read_label(devkit.mask_path(name)), path)
     matrices = confusion.matrices()
     for matrix in matrices:

@@ -13,9 +13,9 @@ from misc.maps_io import load_instances, read_label
 from misc.metrics import InstanceAveragePrecision, instances_of, nan_mean
 from misc.progress import log, progress
 from misc.tables import by_class, percent, show
-from step import lineage
+from step.plan import begin
 from step.run import Run
-from step.scoring import output_path, scored_pictures
+from step.scoring import scored_output, scored_pictures
 
 STEP = "eval_ins_seg"
 _IOU_THRESHOLD = 0.5
@@ -31,12 +31,12 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
         UserError: no picture has an instances file and both masks, or they do not fit.
     """
-    lineage.require_input(run.options.ins_seg_out_dir, lineage.instances, run)
+    begin(STEP, run)
     scored, devkit = scored_pictures(run, STEP), run.source.devkit
     metric = InstanceAveragePrecision(run.num_classes, _IOU_THRESHOLD)
     for name in progress(shard(scored.ids), STEP):
         masks = devkit.object_mask_path(name), devkit.mask_path(name)
-        _add_picture(metric, output_path(run, STEP, name), *masks)
+        _add_picture(metric, scored_output(STEP).file(run, name), *masks)
     metric.reduce()
     ap = metric.compute()
     result = {"ap50": percent(nan_mean(ap)), "ap": by_class(run.class_names, ap)}

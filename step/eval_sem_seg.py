@@ -10,9 +10,9 @@ from misc.distributed import shard
 from misc.maps_io import read_label
 from misc.metrics import ConfusionMatrix, add_picture
 from misc.progress import progress
-from step import lineage
+from step.plan import begin
 from step.run import Run
-from step.scoring import output_path, report_segmentation, scored_pictures
+from step.scoring import report_segmentation, scored_output, scored_pictures
 
 STEP = "eval_sem_seg"
 
@@ -26,11 +26,11 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
         UserError: no picture has a pseudo mask and a mask, or the two do not fit.
     """
-    lineage.require_input(run.options.sem_seg_out_dir, lineage.pseudo_masks, run)
+    begin(STEP, run)
     scored, devkit = scored_pictures(run, STEP), run.source.devkit
     confusion = ConfusionMatrix(run.num_classes + 1)
     for name in progress(shard(scored.ids), STEP):
-        path = output_path(run, STEP, name)
+        path = scored_output(STEP).file(run, name)
         add_picture(confusion, read_label(path), read_label(devkit.mask_path(name)), path)
     confusion.reduce()
     return report_segmentation("mask", confusion.compute(), run.class_names, scored)

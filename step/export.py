@@ -148,7 +148,7 @@ def _choose_source(args: argparse.Namespace, pictures: IdList) -> Source:
     Raises:
         UserError: it lacks some, or there is none.
     """
-    from step.lineage import require_ids
+    from misc.outputs import require_outputs
 
     result = args.work_dir / "result"
     sources = {
@@ -159,7 +159,7 @@ def _choose_source(args: argparse.Namespace, pictures: IdList) -> Source:
         raise UserError(f"--min_score {args.min_score} needs scores, which {MASKS} does not have.")
     if args.min_score > 0 or args.source:
         source = sources[args.source or INSTANCES]
-        require_ids(source.folder, source.suffix, pictures.ids, source.step)
+        require_outputs(source.folder, source.suffix, pictures.ids, source.step)
         return source
     lacking = []
     for kind in FORMATS[args.format].sources:

@@ -27,7 +27,6 @@ from misc.outputs import prepare_output
 from misc.parallel import map_pictures
 from misc.progress import log, progress
 from misc.provenance import Record, read_facts, read_record, write_record
-from step import lineage
 from step.exchange.cam_layouts import AUTO, BACKGROUNDS
 from step.exchange.cam_sources import (
     SUFFIXES,
@@ -38,11 +37,12 @@ from step.exchange.cam_sources import (
 )
 from step.exchange.seed_maps import MAXIMUM, NORMALISATIONS, Mended, seed_maps
 from step.options import Options
+from step.plan import IMPORT_STEP
 from voc12.devkit import IMAGE_FOLDER, Devkit
 from voc12.lists import some_of
 from voc12.source import DataSource, open_source
 
-STEP = lineage.IMPORT_STEP
+STEP = IMPORT_STEP
 SUFFIX = ".npz"
 _DESCRIPTION = "Take over class activation maps of another method, for the steps from eval_cam on."
 
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         UserError: the maps or options do not fit, or the target holds something else.
     """
     warnings.showwarning = lambda message, *_: log(f"warning: {message}")
-    args = _settled(args)
+    _settle(args)
     source = open_source(
         args.voc12_root, args.classes, args.cls_labels, args.work_dir / Options.cache_dir
     )
@@ -159,15 +159,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"pictures": len(sources), "made": len(left)}
 
 
-def _settled(args: argparse.Namespace) -> argparse.Namespace:
-    """The options with absolute paths; refuses folders that cannot be meant."""
-    work_dir = args.work_dir.expanduser().resolve()
-    absolute = {
-        "work_dir": work_dir,
-        "cam_out_dir": work_dir / args.cam_out_dir.expanduser(),
-        "source": args.source.expanduser().resolve(),
-    }
-    args = argparse.Namespace(**{**vars(args), **absolute})
+def _settle(args: argparse.Namespace) -> None:
+    """Make paths absolute and refuse folders that cannot be meant."""
+    args.work_dir = args.work_dir.expanduser().resolve()
+    args.cam_out_dir = args.work_dir / args.cam_out_dir.expanduser()
+    args.source = args.source.expanduser().resolve()
     if not args.source.is_dir():
         raise UserError(f"{args.source} is no folder; name the one with the maps.")
     target = args.cam_out_dir.resolve()
@@ -180,7 +176,6 @@ def _settled(args: argparse.Namespace) -> argparse.Namespace:
             f"{args.voc12_root} (--voc12_root) has no folder {IMAGE_FOLDER}; name the folder that "
             "holds it."
         )
-    return args
 
 
 def _find_sources(args: argparse.Namespace, source: DataSource) -> list[PictureSource]:
@@ -228,7 +223,8 @@ def _prepare(
     before = facts.get("sources", {}) if facts.get("folder") == str(args.source) else {}
     kept = {i: crc for i, crc in before.items() if (folder / f"{i}{SUFFIX}").is_file()}
     settings = {name: getattr(args, name) for name in ("background", "normalise", "stretch")}
-    expected = lineage.imported_cams(settings, classes, _hash({**kept, **checksums}))
+    hashes = {"source": _hash({**kept, **checksums})}
+    expected = Record(STEP, {**settings, "class_names": classes}, hashes)
     new_facts = {"folder": str(args.source), "sources": {**kept, **checksums}}
     if before and _only_the_source_differs(expected, folder) and not args.overwrite:
         changed = [i for i, crc in checksums.items() if kept.get(i, crc) != crc]

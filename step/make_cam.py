@@ -12,40 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from misc.distributed import select_device, shard
+from misc.distributed import select_device
 from misc.errors import UserError
 from misc.maps_io import load_cam_origin, save_cam
 from misc.progress import log, progress
 from misc.training import autocast, eval_loader
 from net.cam_maps import fuse, normalise_maps, sum_scales
 from net.deit_cam import DeitCam
-from net.pretrained import load_weights
 from net.resnet_cam import CnnCam
-from step import lineage
-from step.plan import prepare_outputs
+from step.networks import load_branches
+from step.plan import OUTPUTS, STEPS, begin
 from step.run import Run
-from step.train_cam import build_cnn, build_deit
 from voc12.dataset import MultiScaleDataset
 
 STEP = "make_cam"
-SUFFIX = ".npz"
-
-
-def load_branches(run: Run, device: torch.device) -> list[CnnCam | DeitCam]:
-    """The branches that the fusion needs, with their trained weights."""
-    options = run.options
-    branches: list[CnnCam | DeitCam] = []
-    if lineage.uses_cnn(run):
-        lineage.require_input(options.cam_weights_name, lineage.cam_training, run)
-        cnn = build_cnn(run, init="random")
-        load_weights(cnn, options.cam_weights_name, "cnn")
-        branches.append(cnn)
-    if lineage.uses_transformer(run):
-        lineage.require_input(options.deit_weights_name, lineage.cam_training, run)
-        deit = build_deit(run, init="random")
-        load_weights(deit, options.deit_weights_name, "transformer")
-        branches.append(deit)
-    return [branch.to(device).eval() for branch in branches]
 
 
 def multi_scale_cams(
@@ -93,17 +73,14 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
         UserError: the CAMs of a picture are not finite.
     """
-    options = run.options
-    source, device = run.source, select_device(options.device)
+    options, source, device = run.options, run.source, select_device(run.options.device)
+    labels = source.image_labels(run.ids("train_list", "infer_list"))
+    keys = {image_id: np.flatnonzero(label) for image_id, label in labels.items()}
+    output = OUTPUTS["cam_out_dir"]
+    ids, left, _ = begin(
+        STEP, run, lambda i: _finished(output.file(run, i), keys[i], source.picture_hash(i))
+    )
     branches = load_branches(run, device)
-    (ids,) = prepare_outputs(run, STEP)
-    labels = source.image_labels(ids)
-    keys = {image_id: np.flatnonzero(labels[image_id]) for image_id in ids}
-    left = [
-        i
-        for i in shard(ids)
-        if not _finished(options.cam_out_dir / f"{i}{SUFFIX}", keys[i], source.picture_hash(i))
-    ]
     log(f"make_cam: {len(left)} of {len(ids)} pictures, fusion {options.cam_fusion}")
     dataset = MultiScaleDataset(source.devkit, left, options.cam_scales)
     for item in progress(eval_loader(dataset, None, options.num_workers), "make_cam"):
@@ -120,19 +97,16 @@ def run(run: Run) -> dict[str, Any]:
             )
         if not (cam.isfinite().all() and high_res.isfinite().all()):
             raise _not_finite(run, name)
-        path = options.cam_out_dir / f"{name}{SUFFIX}"
         maps = cam.cpu().numpy(), high_res.cpu().numpy()
-        save_cam(path, keys[name], *maps, picture=source.picture_hash(name))
+        picture = source.picture_hash(name)
+        save_cam(output.file(run, name), keys[name], *maps, picture=picture)
     return {"pictures": len(ids), "made": len(left)}
 
 
 def _not_finite(run: Run, name: str) -> UserError:
     """Names the weights that the fusion uses."""
-    used = {
-        run.options.cam_weights_name: lineage.uses_cnn(run),
-        run.options.deit_weights_name: lineage.uses_transformer(run),
-    }
-    weights = " or ".join(str(path) for path, is_used in used.items() if is_used)
+    used = [one for one in STEPS[STEP].reads if one.is_used(run.options)]
+    weights = " or ".join(str(OUTPUTS[one.name].path(run)) for one in used)
     return UserError(
         f"{name}: the class activation maps are not finite; {weights} is damaged or the training "
         "diverged, train again with a lower learning rate and --overwrite."

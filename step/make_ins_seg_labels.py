@@ -9,17 +9,17 @@ from typing import Any
 from misc.maps_io import save_instances
 from misc.progress import log
 from net.instances import instances_from_maps
-from step.make_sem_seg_labels import infer, prepare
+from step.plan import OUTPUTS, begin
 from step.run import Run
+from step.walk import infer
 
 STEP = "make_ins_seg_labels"
-SUFFIX = ".npz"
 
 
 def run(run: Run) -> dict[str, Any]:
     """Write the instances of the inference list."""
     options = run.options
-    left = prepare(run, STEP)
+    left = begin(STEP, run).left
     log(f"{STEP}: {len(left)} pictures to do")
     for one in infer(run, left, STEP):
         found = instances_from_maps(
@@ -33,6 +33,6 @@ def run(run: Run) -> dict[str, Any]:
             options.exp_times,
             options.walk_radius,
         )
-        path = options.ins_seg_out_dir / f"{one.name}{SUFFIX}"
+        path = OUTPUTS["ins_seg_out_dir"].file(run, one.name)
         save_instances(path, found.score, found.class_id, found.mask)
     return {"made": len(left)}

@@ -4,8 +4,8 @@ import shlex
 from pathlib import Path
 
 from misc.errors import UserError
-from step.lineage import is_imported
 from step.options import selected_steps
+from step.plan import is_imported
 from step.run import Run
 from voc12.labels import VOC_CLASSES
 from voc12.lists import TRAIN_AUG

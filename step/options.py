@@ -31,12 +31,15 @@ DEFAULT_EVAL_LIST = "train"
 CAM_BACKBONE = "cam"
 """Value of --irn_backbone_weights: those of the trained CNN branch."""
 
-# The records, see `step.lineage`. Those of the CAMs have parts for the branches that are used.
+# The records, see `step.plan`. Those of the CAMs have parts for the branches that are used.
 CAM_CNN, CAM_TRANSFORMER = "make_cam of the CNN", "make_cam of the transformer"
 EDGES = "edge maps"
-_TRAIN_CAM, _CAM, _IR_LABEL, _TRAIN_IRN = "train_cam", "make_cam", "cam_to_ir_label", "train_irn"
-_INSTANCES, _MASKS = "make_ins_seg_labels", "make_sem_seg_labels"
-_TRAININGS, _WALKS = (_TRAIN_CAM, _TRAIN_IRN), (_INSTANCES, _MASKS)
+_TRAIN_CAM, _TRAIN_IRN, _CAM, _IR_LABEL = (
+    (name,) for name in ("train_cam", "train_irn", "make_cam", "cam_to_ir_label")
+)
+_INSTANCES, _MASKS = ("make_ins_seg_labels",), ("make_sem_seg_labels",)
+_TRANSFORMER = (*_TRAIN_CAM, CAM_TRANSFORMER)
+_TRAININGS, _WALKS = (*_TRAIN_CAM, *_TRAIN_IRN), (*_INSTANCES, *_MASKS)
 
 _LARGEST_SCALE = 16  # pictures of VOC are 8000 pixels wide then
 _LARGEST_EXP_TIMES = 16  # of the random walk: 65536 steps, far beyond where maps are flat
@@ -79,41 +82,57 @@ def step_list(text: str) -> tuple[str, ...]:
     return names
 
 
-# What no record holds by its value: where things lie, how fast, what is run, what is looked at;
-# data and weights, which records know by their content.
-_unrecorded = partial(setting, affects=())
-_switch = partial(setting, True, affects=())
+# Makers of fields. No record holds the values of `_other` options: where things lie, how fast, what
+# is run or looked at; data and weights, which records know by their content.
 
 
-def _network(default: str, affects: tuple[str, ...], help: str, *aliases: str) -> Any:
-    return setting(default, affects=affects, help=help, aliases=aliases, action=NetworkAction)
+def _value(default: Any, affects: tuple[str, ...], help: str, *aliases: str, **more: Any) -> Any:
+    return setting(default, affects=affects, help=help, aliases=aliases, **more)
 
 
-def _numbers(text: str, affects: tuple[str, ...], help: str, most: float | None = None) -> Any:
+_network = partial(_value, action=NetworkAction)
+
+
+def _other(default: Any, help: str, *aliases: str, **more: Any) -> Any:
+    return _value(default, (), help, *aliases, **more)
+
+
+def _count(default: int, affects: tuple[str, ...], help: str, **more: Any) -> Any:
+    return bounded(default, 1, affects=affects, help=help, **more)
+
+
+def _share(default: float, affects: tuple[str, ...], help: str, **more: Any) -> Any:
+    return bounded(default, 0, 1, affects=affects, help=help, **more)
+
+
+def _positive(default: Any, affects: tuple[str, ...], help: str, **more: Any) -> Any:
+    return positive(default, affects=affects, help=help, **more)
+
+
+def _numbers(text: str, affects: tuple[str, ...], help: str, **more: Any) -> Any:
     """Numbers above 0; `text` is the default as it would be typed."""
     default = number_list(number(float, positive=True))(text)
-    bounds = {} if most is None else {"max": most}
-    return positive(default, affects=affects, help=help, text=text, **bounds)
+    return positive(default, affects=affects, help=help, text=text, **more)
 
 
 def _path(default: str, help: str, *aliases: str) -> Any:
     """A file or folder; a relative one lies in --work_dir."""
-    return setting(Path(default), affects=(), help=help, aliases=aliases, in_work_dir=True)
+    return _other(Path(default), help, *aliases, in_work_dir=True)
 
 
 @dataclass(frozen=True)
 class Options:
     """All options; what each is says its help, how they are grouped `group`."""
 
-    preset: str = _unrecorded(
+    preset: str = _other(
         "paper",
-        group="run",
-        choices=sorted(PRESETS),
-        help="defaults to start from: the published run, the same on COCO 2014 (after python -m "
+        "defaults to start from: the published run, the same on COCO 2014 (after python -m "
         "voc12.coco ROOT), a laptop run on the built-in sample, or sizes for own photos, which "
         "--photos takes by itself",
+        group="run",
+        choices=sorted(PRESETS),
     )
-    device: str = _unrecorded("auto", help="auto (GPU when there is one), cpu, cuda, cuda:INDEX")
+    device: str = _other("auto", "auto (GPU when there is one), cpu, cuda, cuda:INDEX")
     num_workers: int = bounded(
         (os.cpu_count() or 2) // 2,
         0,
@@ -121,208 +140,158 @@ class Options:
         help="processes that load pictures and run the CRF; 0 does both in the main process",
     )
     seed: int = bounded(0, 0, LARGEST_SEED, affects=_TRAININGS, help="seed of every random choice")
-    precision: Literal["float32", "bfloat16"] = setting(
+    precision: Literal["float32", "bfloat16"] = _value(
         "float32",
-        affects=(*_TRAININGS, _CAM, *_WALKS, EDGES),
-        help="arithmetic of the networks (bfloat16 by autocast)",
+        (*_TRAININGS, *_CAM, *_WALKS, EDGES),
+        "arithmetic of the networks (bfloat16 by autocast)",
     )
-    overwrite: bool = _unrecorded(
-        False,
-        help="redo what is already there; repeat without it to go on after an interruption",
+    overwrite: bool = _other(
+        False, "redo what is already there; repeat without it to go on after an interruption"
     )
-    force: bool = _unrecorded(False, help="go on although an input was made with other arguments")
-    log_name: str = _unrecorded("sample_train_eval", help="NAME.log in --work_dir")
+    force: bool = _other(False, "go on although an input was made with other arguments")
+    log_name: str = _other("sample_train_eval", "NAME.log in --work_dir")
 
-    voc12_root: str | None = _unrecorded(
-        None, group="data", help="devkit folder with JPEGImages, such as VOCdevkit/VOC2012"
+    voc12_root: str | None = _other(
+        None, "devkit folder with JPEGImages, such as VOCdevkit/VOC2012", group="data"
     )
-    photos: Path | None = _unrecorded(
+    photos: Path | None = _other(
         None,
-        help="folder of photos instead: FOLDER/CLASS/*.jpg, or FOLDER/labels.csv beside the "
+        "folder of photos instead: FOLDER/CLASS/*.jpg, or FOLDER/labels.csv beside the "
         "photos; FOLDER/background holds photos of none of the classes",
     )
-    photos_long_side: int = bounded(
-        500,
-        1,
-        affects=(),
-        help="photos with a longer side are worked on in smaller copies, pixels",
+    photos_long_side: int = _count(
+        500, (), "photos with a longer side are worked on in smaller copies, pixels"
     )
-    train_list: str = _unrecorded(
-        "voc12/train_aug.txt", help="list file, or name of a list to derive"
-    )
-    val_list: str = _unrecorded(
+    train_list: str = _other("voc12/train_aug.txt", "list file, or name of a list to derive")
+    val_list: str = _other(
         "voc12/val.txt",
-        help="pictures on which both branches are validated each epoch; none switches it off",
+        "pictures on which both branches are validated each epoch; none switches it off",
     )
-    infer_list: str = _unrecorded("voc12/train.txt", help="pictures that get pseudo masks")
-    eval_list: str = _unrecorded(
+    infer_list: str = _other("voc12/train.txt", "pictures that get pseudo masks")
+    eval_list: str = _other(
         DEFAULT_EVAL_LIST,
-        aliases=("--chainer_eval_set",),
-        help="list whose pictures are scored, as far as they have outputs and masks; where there "
+        "list whose pictures are scored, as far as they have outputs and masks; where there "
         "are none, or --infer_list has none of the default list, --infer_list is scored",
+        "--chainer_eval_set",
     )
-    classes: str | None = _unrecorded(
-        None, help="own class names, one per line (default: VOC's 20)"
-    )
-    cls_labels: str | None = _unrecorded(
-        None, help="instead of XML: CSV 'id,name[;name]', JSON {id: [names]} or cls_labels.npy"
+    classes: str | None = _other(None, "own class names, one per line (default: VOC's 20)")
+    cls_labels: str | None = _other(
+        None, "instead of XML: CSV 'id,name[;name]', JSON {id: [names]} or cls_labels.npy"
     )
 
-    cam_crop_size: int = bounded(
-        336, 1, affects=(_TRAIN_CAM,), group="CAM training and inference", help="pixels"
+    cam_crop_size: int = _count(336, _TRAIN_CAM, "pixels", group="CAM training and inference")
+    cam_long_side: tuple[float, ...] = _numbers("210,420", _TRAIN_CAM, "least,greatest pixels")
+    cam_batch_size: int = _count(16, _TRAIN_CAM, "pictures per step")
+    cam_num_epoches: int = _count(10, _TRAIN_CAM, "epochs")
+    cam_learning_rate: float = _positive(0.1, _TRAIN_CAM, "of the CNN; classifier 10 x")
+    deit_learning_rate: float | None = _positive(
+        None, _TRAIN_CAM, "of the transformer; head 10 x (default: --cam_learning_rate)"
     )
-    cam_long_side: tuple[float, ...] = _numbers(
-        "210,420", (_TRAIN_CAM,), help="least,greatest pixels"
-    )
-    cam_batch_size: int = bounded(16, 1, affects=(_TRAIN_CAM,), help="pictures per step")
-    cam_num_epoches: int = bounded(10, 1, affects=(_TRAIN_CAM,), help="epochs")
-    cam_learning_rate: float = positive(
-        0.1, affects=(_TRAIN_CAM,), help="of the CNN; classifier 10 x"
-    )
-    deit_learning_rate: float | None = positive(
-        None,
-        affects=(_TRAIN_CAM,),
-        help="of the transformer; head 10 x (default: --cam_learning_rate)",
-    )
-    deit_optimiser: Literal["sgd", "adamw"] = setting(
+    deit_optimiser: Literal["sgd", "adamw"] = _value(
         "sgd",
-        affects=(_TRAIN_CAM,),
-        help="of the transformer: sgd as published; adamw where it starts from random weights",
+        _TRAIN_CAM,
+        "of the transformer: sgd as published; adamw where it starts from random weights",
     )
-    cam_weight_decay: float = bounded(1e-4, 0, affects=(_TRAIN_CAM,), help="L2 penalty")
-    momentum: float = bounded(
+    cam_weight_decay: float = bounded(1e-4, 0, affects=_TRAIN_CAM, help="L2 penalty")
+    momentum: float = _share(
         1e-4,
-        0,
-        1,
-        affects=_TRAININGS,
-        help="of all three trainings; the published code passes its weight decay where SGD expects "
+        _TRAININGS,
+        "of all three trainings; the published code passes its weight decay where SGD expects "
         "momentum, so 1e-4 is what it ran with; 0.9 is another experiment",
     )
     cam_lambda: float = bounded(
-        0.1, 0, affects=(_TRAIN_CAM,), help="weight of the L1 loss between the branches"
+        0.1, 0, affects=_TRAIN_CAM, help="weight of the L1 loss between the branches"
     )
-    cam_refine_epoch: int = bounded(
-        2, 1, affects=(_TRAIN_CAM,), help="epoch from which the L1 loss acts"
-    )
+    cam_refine_epoch: int = _count(2, _TRAIN_CAM, "epoch from which the L1 loss acts")
     cam_scales: tuple[float, ...] = _numbers(
         "1.0,0.5,1.5,2.0,0.75,1.25,1.75",
-        (_CAM,),
-        help="comma-separated factors, each also mirrored",
-        most=_LARGEST_SCALE,
+        _CAM,
+        "comma-separated factors, each also mirrored",
+        max=_LARGEST_SCALE,
     )
-    cam_fusion: Literal["transformer", "cnn", "mean", "max"] = setting(
+    cam_fusion: Literal["transformer", "cnn", "mean", "max"] = _value(
         "transformer",
-        affects=(_CAM,),
-        help="transformer: class maps x attention, as published; mean, max: of both branches' maps",
+        _CAM,
+        "transformer: class maps x attention, as published; mean, max: of both branches' maps",
     )
-    cam_tile_batch: int = bounded(32, 1, affects=(), help="tiles per transformer pass")
-    cam_eval_thres: float = bounded(0.15, 0, 1, affects=(), help="background score of the seed")
+    cam_tile_batch: int = _count(32, (), "tiles per transformer pass")
+    cam_eval_thres: float = _share(0.15, (), "background score of the seed")
 
-    init: Literal["pretrained", "random"] = setting(
+    init: Literal["pretrained", "random"] = _value(
         "pretrained",
-        affects=_TRAININGS,
+        _TRAININGS,
+        "where all networks start: published weights or random ones",
         group="CAM networks",
-        help="where all networks start: published weights or random ones",
     )
     cnn: str = _network(
         "resnet152",
-        (_TRAIN_CAM, CAM_CNN),
+        (*_TRAIN_CAM, CAM_CNN),
         "torchvision ResNet or timm CNN (NAME or NAME.TAG); the published net.resnet50_cam is "
         "a resnet152, and a resnet50 in --cam_network, an option of IRNet",
         "--cam_network_branch1",
         _IRN_OPTION,
     )
-    cnn_weights: str | None = _unrecorded(None, help="local ImageNet weights of the CNN")
+    cnn_weights: str | None = _other(None, "local ImageNet weights of the CNN")
     cnn_frozen_stages: int = bounded(
         3,
         0,
-        affects=(_TRAIN_CAM,),
+        affects=_TRAIN_CAM,
         help="stages that are not trained, from the stem on; 3 ends after layer2, as published",
     )
-    fixed_batchnorm: bool = setting(
-        True, affects=(_TRAIN_CAM,), help="batch norm uses its running statistics in training"
+    fixed_batchnorm: bool = _value(
+        True, _TRAIN_CAM, "batch norm uses its running statistics in training"
     )
     vit: str = _network(
         "deit_small_patch16_224",
-        (_TRAIN_CAM, CAM_TRANSFORMER),
+        _TRANSFORMER,
         "timm ViT (NAME or NAME.TAG); the published net.deit_cam is this default",
         "--cam_network_branch2",
     )
-    vit_weights: str | None = _unrecorded(None, help="local file with weights of the transformer")
-    vit_args: dict[str, Any] = setting(
-        {},
-        affects=(_TRAIN_CAM, CAM_TRANSFORMER),
-        help="arguments for timm, such as depth=4,qkv_bias=False",
+    vit_weights: str | None = _other(None, "local file with weights of the transformer")
+    vit_args: dict[str, Any] = _value(
+        {}, _TRANSFORMER, "arguments for timm, such as depth=4,qkv_bias=False"
     )
-    num_passes: int = bounded(
-        3,
-        1,
-        affects=(_TRAIN_CAM, CAM_TRANSFORMER),
-        help="how often tokens pass the same blocks",
-    )
-    tile_size: int = bounded(
-        224, 1, affects=(_TRAIN_CAM, CAM_TRANSFORMER), help="transformer input, pixels"
-    )
-    tile_stride: int = bounded(
-        112, 1, affects=(_TRAIN_CAM, CAM_TRANSFORMER), help="between tiles, pixels"
-    )
+    num_passes: int = _count(3, _TRANSFORMER, "how often tokens pass the same blocks")
+    tile_size: int = _count(224, _TRANSFORMER, "transformer input, pixels")
+    tile_stride: int = _count(112, _TRANSFORMER, "between tiles, pixels")
 
-    conf_fg_thres: float = bounded(
-        0.35,
-        0,
-        1,
-        affects=(_IR_LABEL,),
-        group="IR labels and IRNet",
-        help="background score, confident foreground",
+    conf_fg_thres: float = _share(
+        0.35, _IR_LABEL, "background score, confident foreground", group="IR labels and IRNet"
     )
-    conf_bg_thres: float = bounded(
-        0.15, 0, 1, affects=(_IR_LABEL,), help="background score, confident background"
-    )
+    conf_bg_thres: float = _share(0.15, _IR_LABEL, "background score, confident background")
     irn_backbone: str = _network(
         "resnet50",
-        (_TRAIN_IRN, *_WALKS, EDGES),
+        (*_TRAIN_IRN, *_WALKS, EDGES),
         "torchvision ResNet or timm CNN (NAME or NAME.TAG)",
         "--irn_network",
     )
-    irn_backbone_weights: str | None = _unrecorded(
-        None,
-        help="local weights of the frozen backbone, or 'cam' for those of the trained CNN branch",
+    irn_backbone_weights: str | None = _other(
+        None, "local weights of the frozen backbone, or 'cam' for those of the trained CNN branch"
     )
-    irn_crop_size: int = bounded(512, 1, affects=(_TRAIN_IRN,), help="pixels")
-    irn_batch_size: int = bounded(32, 1, affects=(_TRAIN_IRN,), help="pictures per step")
-    irn_num_epoches: int = bounded(3, 1, affects=(_TRAIN_IRN,), help="epochs")
-    irn_learning_rate: float = positive(
-        0.1, affects=(_TRAIN_IRN,), help="edges; displacements 10 x"
-    )
-    irn_weight_decay: float = bounded(1e-4, 0, affects=(_TRAIN_IRN,), help="L2 penalty")
+    irn_crop_size: int = _count(512, _TRAIN_IRN, "pixels")
+    irn_batch_size: int = _count(32, _TRAIN_IRN, "pictures per step")
+    irn_num_epoches: int = _count(3, _TRAIN_IRN, "epochs")
+    irn_learning_rate: float = _positive(0.1, _TRAIN_IRN, "edges; displacements 10 x")
+    irn_weight_decay: float = bounded(1e-4, 0, affects=_TRAIN_IRN, help="L2 penalty")
     irn_radius: int = bounded(
-        10, 1, LARGEST_RADIUS, affects=(_TRAIN_IRN,), help="of training pairs, cells of 4 pixels"
+        10, 1, LARGEST_RADIUS, affects=_TRAIN_IRN, help="of training pairs, cells of 4 pixels"
     )
-    irn_min_input: int = bounded(
-        512,
-        1,
-        affects=(*_WALKS, EDGES),
-        help="pictures are zero-padded to this side for inference, pixels",
+    irn_min_input: int = _count(
+        512, (*_WALKS, EDGES), "pictures are zero-padded to this side for inference, pixels"
     )
 
-    beta: float = positive(
-        10.0, affects=_WALKS, group="random walk", help="exponent of the affinity"
-    )
+    beta: float = _positive(10.0, _WALKS, "exponent of the affinity", group="random walk")
     exp_times: int = bounded(
         8, 0, _LARGEST_EXP_TIMES, affects=_WALKS, help="2 to the power of this many steps"
     )
     walk_radius: int = bounded(5, 1, LARGEST_RADIUS, affects=_WALKS, help="cells of 4 pixels")
-    ins_seg_bg_thres: float = bounded(
-        0.25, 0, 1, affects=(_INSTANCES,), help="background score of instances"
-    )
-    sem_seg_bg_thres: float = bounded(
-        0.25, 0, 1, affects=(_MASKS,), help="background score of pseudo masks"
-    )
+    ins_seg_bg_thres: float = _share(0.25, _INSTANCES, "background score of instances")
+    sem_seg_bg_thres: float = _share(0.25, _MASKS, "background score of pseudo masks")
 
-    work_dir: Path = _unrecorded(
+    work_dir: Path = _other(
         Path(),
+        "folder of everything that is written",
         group="outputs (relative paths lie in --work_dir)",
-        help="folder of everything that is written",
     )
     cam_weights_name: Path = _path("sess/res152_cam.pth", "CNN branch", "--cam1_weights_name")
     deit_weights_name: Path = _path(
@@ -340,35 +309,33 @@ class Options:
     )
     cache_dir: Path = _path("sess/cache", "derived lists and image labels")
     result_dir: Path = _path("result", "metrics.json, figure.png and report.html")
-    overlays: bool = _unrecorded(
-        False, help="lay every pseudo mask over its photo (on with --photos)"
-    )
+    overlays: bool = _other(False, "lay every pseudo mask over its photo (on with --photos)")
     figure_num: int = bounded(6, 0, affects=(), help="pictures in figure.png; 0 for none")
     report_num: int = bounded(300, 0, affects=(), help="pictures in report.html; 0 for no page")
 
-    steps: tuple[str, ...] | None = _unrecorded(
+    steps: tuple[str, ...] | None = _other(
         None,
+        f"exactly these, of {', '.join(STEP_NAMES)}",
         group="steps",
         exclusive="steps",
         parse=step_list,
-        help=f"exactly these, of {', '.join(STEP_NAMES)}",
     )
-    from_step: str | None = _unrecorded(
+    from_step: str | None = _other(
         None,
+        "this step and those after it that are switched on",
         exclusive="steps",
         choices=STEP_NAMES,
         metavar="STEP",
-        help="this step and those after it that are switched on",
     )
-    train_cam_pass: bool = _switch(help="run train_cam")
-    make_cam_pass: bool = _switch(help="run make_cam")
-    eval_cam_pass: bool = _switch(help="run eval_cam")
-    cam_to_ir_label_pass: bool = _switch(help="run cam_to_ir_label")
-    train_irn_pass: bool = _switch(help="run train_irn")
-    make_ins_seg_pass: bool = _unrecorded(False, help="run make_ins_seg_labels")
-    eval_ins_seg_pass: bool = _unrecorded(False, help="run eval_ins_seg")
-    make_sem_seg_pass: bool = _switch(help="run make_sem_seg_labels")
-    eval_sem_seg_pass: bool = _switch(help="run eval_sem_seg")
+    train_cam_pass: bool = _other(True, "run train_cam")
+    make_cam_pass: bool = _other(True, "run make_cam")
+    eval_cam_pass: bool = _other(True, "run eval_cam")
+    cam_to_ir_label_pass: bool = _other(True, "run cam_to_ir_label")
+    train_irn_pass: bool = _other(True, "run train_irn")
+    make_ins_seg_pass: bool = _other(False, "run make_ins_seg_labels")
+    eval_ins_seg_pass: bool = _other(False, "run eval_ins_seg")
+    make_sem_seg_pass: bool = _other(True, "run make_sem_seg_labels")
+    eval_sem_seg_pass: bool = _other(True, "run eval_sem_seg")
 
 
 PATH_OPTIONS = tuple(item.name for item in fields(Options) if "in_work_dir" in item.metadata)

@@ -10,9 +10,7 @@ from misc.files import atomic_path
 from misc.maps_io import load_cam_origin
 from misc.progress import log
 from misc.provenance import read_record
-from step import lineage
-from step.options import STEP_NAMES
-from step.plan import outputs_of
+from step.plan import OUTPUTS
 from step.run import PHOTOS_FOLDER, Run
 from voc12.lists import some_of
 
@@ -34,7 +32,7 @@ def check_photos(run: Run) -> None:
     recorded = read_record(options.cam_weights_name) if options.cam_weights_name.is_file() else None
     if recorded is None or options.force or options.overwrite:
         return
-    expected = lineage.cam_training(run)
+    expected = OUTPUTS["cam_weights_name"].record(run)
     if any(expected.inputs[name] != recorded.inputs.get(name) for name in _DATA):
         same_classes = list(run.class_names) == recorded.arguments.get("class_names")
         raise UserError(_sentence(run, gone, same_classes))
@@ -93,8 +91,7 @@ def _gone(run: Run) -> list[str]:
 
 def _picture_outputs(run: Run) -> Iterator[tuple[Path, str]]:
     """Every output file of a picture with the picture's id."""
-    steps = (output for step in STEP_NAMES for output in outputs_of(run, step))
-    folders = [(output.path, output.suffix) for output in steps if output.suffix]
+    folders = [(one.path(run), one.suffix) for one in OUTPUTS.values() if one.suffix]
     folders += [(run.options.overlay_out_dir, ".jpg"), (run.options.full_size_out_dir, ".png")]
     for folder, suffix in folders:
         for path in sorted(folder.glob(f"*{suffix}")):

@@ -1,155 +1,372 @@
-"""What every step writes: files, the ids they belong to, and the record of what makes them."""
+"""The nine steps as data: what each reads and writes, and the record of what makes it.
 
-from collections.abc import Callable, Iterable, Sequence
+A step starts with `begin`, which checks what it reads, makes ready what it writes and tells what is
+left to do. Records hold the options that `step.options` says to affect them, the class names, and
+hashes of what went in; devices, batch sizes of inference, workers and folders are not in them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from misc.outputs import check_removal, prepare_output, remove_file, remove_outputs
+from misc.config import identifying
+from misc.distributed import on_main, shard
+from misc.errors import UserError
+from misc.files import file_hash, up_to_date
+from misc.outputs import keep_file, prepare_output, require_outputs
 from misc.progress import log
-from misc.provenance import Record, read_record
-from misc.tensorboard import remove_event_files
-from step import lineage
+from misc.provenance import Record, check_record, read_record
+from net.normalisation import input_statistics
+from step.options import CAM_BACKBONE, CAM_CNN, CAM_TRANSFORMER, EDGES, Options
 from step.run import Run
 
+IMPORT_STEP = "import_cams"
+_IMPORT_REDO = f"python -m step.{IMPORT_STEP} and --overwrite"
 
-class Output(NamedTuple):
-    """Something that a step writes.
+
+def uses_cnn(options: Options) -> bool:
+    """Whether the fusion of the CAMs needs the CNN branch."""
+    return options.cam_fusion != "transformer"
+
+
+def uses_transformer(options: Options) -> bool:
+    """Whether the fusion of the CAMs needs the transformer branch."""
+    return options.cam_fusion != "cnn"
+
+
+class Input(NamedTuple):
+    """What a step reads of an earlier one.
 
     Attributes:
-        option: the command line option that names it.
-        path: the folder of the pictures' files, or a weight file.
-        record: what makes it with the current arguments.
-        suffix: of the pictures' files; None for a weight file.
-        lists: the options whose lists have a file each.
+        name: the option that names the folder or weight file, without dashes.
+        lists: options; their pictures need a file each.
+        is_used: whether it is read with these options.
+        network: the option of the network whose weights these are, where the record tells.
+        part: name of the options, see `step.options`, that are part of the record if it is used.
     """
 
-    option: str
-    path: Path
-    record: Callable[[Run], Record]
-    suffix: str | None = None
+    name: str
     lists: tuple[str, ...] = ()
+    is_used: Callable[[Options], bool] = lambda options: True
+    network: str | None = None
+    part: str | None = None
 
-    def ids(self, run: Run) -> tuple[str, ...]:
-        """Ids of the pictures that get a file."""
-        return run.source.ids_of(*(getattr(run.options, name) for name in self.lists))
 
+@dataclass(frozen=True)
+class Output:
+    """A folder with a file per picture, or a weight file.
 
-class _Folder(NamedTuple):
-    option: str
-    record: Callable[[Run], Record]
-    suffix: str
+    Attributes:
+        name: the option that names it, without dashes.
+        step: that writes it.
+        lists: options; the lists that it is made for.
+        suffix: of the pictures' files; None for a weight file.
+        reads: what it is made from; None for all that the step reads.
+        part: name of the options that are part of the record; None for those of the step.
+    """
+
+    name: str
+    step: str
     lists: tuple[str, ...]
+    suffix: str | None = None
+    reads: tuple[Input, ...] | None = None
+    part: str | None = None
+
+    @property
+    def option(self) -> str:
+        """As it is typed."""
+        return f"--{self.name}"
+
+    def path(self, run: Run) -> Path:
+        """Where it lies."""
+        return getattr(run.options, self.name)
+
+    def file(self, run: Run, image_id: str) -> Path:
+        """The file of a picture."""
+        return self.path(run) / f"{image_id}{self.suffix}"
+
+    def record(self, run: Run) -> Record:
+        """What makes it now."""
+        options, step = run.options, STEPS[self.step]
+        reads = step.reads if self.reads is None else self.reads
+        used = [one for one in reads if one.is_used(options)]
+        parts = [self.part or self.step, *(one.part for one in used if one.part is not None)]
+        arguments = {k: v for part in parts for k, v in identifying(options, part).items()}
+        inputs = {_label(one.name): _identity(run, one.name) for one in used}
+        if step.trains:
+            pictures = run.source.id_list(options.train_list)
+            data = run.source.fingerprint(pictures.ids)
+            inputs |= {"train_list": pictures.sha256, "train_data": data}
+            inputs |= {
+                name: file_hash(_first_weights(options, name)) for name in step.first_weights
+            }
+        networks = (*step.trains, *(one.network for one in used if one.network is not None))
+        inputs |= _statistics(options, networks)
+        return Record(self.step, {**arguments, "class_names": run.class_names}, inputs)
 
 
-_WEIGHTS: dict[str, dict[str, Callable[[Run], Record]]] = {
-    "train_cam": {
-        "cam_weights_name": lineage.cam_training,
-        "deit_weights_name": lineage.cam_training,
-    },
-    "train_irn": {"irn_weights_name": lineage.irn_training},
-}
-_STATES = {
-    "train_cam": ("cam_weights_name", "train_cam.state.pth"),
-    "train_irn": ("irn_weights_name", "train_irn.state.pth"),
-}
-_FOLDERS = {
-    "make_cam": (_Folder("cam_out_dir", lineage.cams, ".npz", ("train_list", "infer_list")),),
-    "cam_to_ir_label": (_Folder("ir_label_out_dir", lineage.ir_labels, ".png", ("train_list",)),),
-    "make_ins_seg_labels": (
-        _Folder("ins_seg_out_dir", lineage.instances, ".npz", ("infer_list",)),
+@dataclass(frozen=True)
+class Step:
+    """What a step reads and writes.
+
+    Attributes:
+        lists: options; lists whose pictures it reads, beside those that are scored.
+        labelled: those of the lists whose image labels it reads.
+        reads: outputs of earlier steps.
+        writes: its own outputs.
+        trains: options of the networks that it trains.
+        state: name of the file from which an interrupted training goes on.
+    """
+
+    lists: tuple[str, ...] = ()
+    labelled: tuple[str, ...] = ()
+    reads: tuple[Input, ...] = ()
+    writes: tuple[Output, ...] = ()
+    trains: tuple[str, ...] = ()
+    state: str = ""
+
+    @property
+    def first_weights(self) -> tuple[str, ...]:
+        """Options of the local weights from which its training starts."""
+        return tuple(f"{network}_weights" for network in self.trains)
+
+
+_TRAIN, _INFER = ("train_list",), ("infer_list",)
+_BOTH = (*_TRAIN, *_INFER)
+_IRN = Input("irn_weights_name")
+_CAMS_OF_TRAIN, _CAMS_OF_INFER = Input("cam_out_dir", _TRAIN), Input("cam_out_dir", _INFER)
+
+STEPS: dict[str, Step] = {
+    "train_cam": Step(
+        lists=(*_TRAIN, "val_list"),
+        labelled=(*_TRAIN, "val_list"),
+        writes=(
+            Output("cam_weights_name", "train_cam", _TRAIN),
+            Output("deit_weights_name", "train_cam", _TRAIN),
+        ),
+        trains=("vit", "cnn"),
+        state="train_cam.state.pth",
     ),
-    "make_sem_seg_labels": (
-        _Folder("sem_seg_out_dir", lineage.pseudo_masks, ".png", ("infer_list",)),
-        _Folder("edge_out_dir", lineage.edges, ".png", ("infer_list",)),
+    "make_cam": Step(
+        lists=_BOTH,
+        labelled=_BOTH,
+        reads=(
+            Input("cam_weights_name", (), uses_cnn, "cnn", CAM_CNN),
+            Input("deit_weights_name", (), uses_transformer, "vit", CAM_TRANSFORMER),
+        ),
+        writes=(Output("cam_out_dir", "make_cam", _BOTH, ".npz"),),
     ),
+    "eval_cam": Step(reads=(Input("cam_out_dir"),)),
+    "cam_to_ir_label": Step(
+        lists=_TRAIN,
+        reads=(_CAMS_OF_TRAIN,),
+        writes=(Output("ir_label_out_dir", "cam_to_ir_label", _TRAIN, ".png"),),
+    ),
+    # The mean displacement alone is taken over the inference list: trained weights serve other
+    # lists as well, so their record does not hold it.
+    "train_irn": Step(
+        lists=_BOTH,
+        reads=(Input("ir_label_out_dir", _TRAIN),),
+        writes=(Output("irn_weights_name", "train_irn", _BOTH),),
+        trains=("irn_backbone",),
+        state="train_irn.state.pth",
+    ),
+    "make_ins_seg_labels": Step(
+        lists=_INFER,
+        reads=(_IRN, _CAMS_OF_INFER),
+        writes=(Output("ins_seg_out_dir", "make_ins_seg_labels", _INFER, ".npz"),),
+    ),
+    "eval_ins_seg": Step(reads=(Input("ins_seg_out_dir"),)),
+    "make_sem_seg_labels": Step(
+        lists=_INFER,
+        reads=(_IRN, _CAMS_OF_INFER),
+        writes=(
+            Output("sem_seg_out_dir", "make_sem_seg_labels", _INFER, ".png"),
+            Output("edge_out_dir", "make_sem_seg_labels", _INFER, ".png", (_IRN,), EDGES),
+        ),
+    ),
+    "eval_sem_seg": Step(reads=(Input("sem_seg_out_dir"),)),
 }
+OUTPUTS = {output.name: output for step in STEPS.values() for output in step.writes}
+"""Every output by the name of its option."""
 
 
-def outputs_of(run: Run, step: str) -> tuple[Output, ...]:
-    """Everything that a step writes; nothing for the scoring steps."""
-    files = (
-        Output(f"--{name}", getattr(run.options, name), record)
-        for name, record in _WEIGHTS.get(step, {}).items()
-    )
-    folders = (
-        Output(f"--{option}", getattr(run.options, option), record, suffix, lists)
-        for option, record, suffix, lists in _FOLDERS.get(step, ())
-    )
-    return (*files, *folders)
+# ---------------------------------------------------------------------------- what went into them
 
 
-def prepare_outputs(run: Run, step: str) -> list[tuple[str, ...]]:
-    """Make the output folders of a step ready; returns the ids that each of them serves.
+def _label(name: str) -> str:
+    """What records call an input."""
+    return name.removesuffix("_name").removesuffix("_out_dir")
+
+
+def _identity(run: Run, name: str) -> str:
+    """Hash of a weight file; fingerprint of a folder, as recorded or as it would be made now."""
+    output = OUTPUTS[name]
+    path = output.path(run)
+    if output.suffix is None:
+        return file_hash(path)
+    recorded = read_record(path) if path.is_dir() else None
+    return (recorded or output.record(run)).fingerprint
+
+
+def _first_weights(options: Options, name: str) -> Path | str | None:
+    own = getattr(options, name)
+    of_cam = (name, own) == ("irn_backbone_weights", CAM_BACKBONE)
+    return options.cam_weights_name if of_cam else own
+
+
+def _statistics(options: Options, networks: tuple[str, ...]) -> dict[str, str]:
+    """How networks want their pictures, which follows from their names and timm's version.
+
+    Nothing for ImageNet's mean and standard deviation.
+    """
+    found = {f"input of {name}": input_statistics(getattr(options, name)) for name in networks}
+    return {key: text for key, text in found.items() if text is not None}
+
+
+# ----------------------------------------------------------------------------------- start a step
+
+
+class Work(NamedTuple):
+    """What a step has to do.
+
+    Attributes:
+        ids: of the pictures that its outputs are made for; none of a step that only reads.
+        left: those that this process still has to do; all that a training reads, none when its
+            weights are kept.
+        record: what makes its first output now; None of a step that only reads.
+    """
+
+    ids: tuple[str, ...]
+    left: list[str]
+    record: Record | None
+
+
+def begin(name: str, run: Run, is_finished: Callable[[str], bool] | None = None) -> Work:
+    """Check the inputs of a step, make its output folders ready, and tell what is left to do.
+
+    The main process decides for all.
+
+    Args:
+        name: of the step.
+        run: the run.
+        is_finished: whether a picture has its outputs; by default when all of them are there and
+            newer than the picture's file in the folder that the step reads.
 
     Raises:
-        UserError: a folder holds outputs of something else.
+        UserError: an input is missing or was made by something else, or there are outputs of
+            something else.
     """
-    served = []
-    for output in outputs_of(run, step):
-        served.append(ids := output.ids(run))
+    work = on_main(lambda: _begin(name, run, is_finished))
+    return work if STEPS[name].trains else work._replace(left=shard(work.left))
+
+
+def _begin(name: str, run: Run, is_finished: Callable[[str], bool] | None) -> Work:
+    step = STEPS[name]
+    require_inputs(name, run)
+    if not step.writes:
+        return Work((), [], None)
+    ids, record = run.ids(*step.writes[0].lists), step.writes[0].record(run)
+    if step.trains:  # all its weights have the same record
+        return Work(ids, [] if _keeps_weights(step, record, run) else list(ids), record)
+    for output in step.writes:
+        expected = record if output is step.writes[0] else output.record(run)
         prepare_output(
-            output.path,
-            output.record(run),
-            output.suffix,
-            ids,
+            *(output.path(run), expected, str(output.suffix), ids),
             force=run.options.force,
             option=output.option,
-            lists=lineage.list_facts(run, *(getattr(run.options, name) for name in output.lists)),
+            lists=list_facts(run, output),
         )
-    return served
+    read = [OUTPUTS[one.name] for one in step.reads if one.lists]
+
+    def is_current(image_id: str) -> bool:
+        inputs = [one.file(run, image_id) for one in read]
+        return all(up_to_date(output.file(run, image_id), *inputs) for output in step.writes)
+
+    is_finished = is_finished or is_current
+    return Work(ids, [i for i in ids if not is_finished(i)], record)
 
 
-def state_path(run: Run, step: str) -> Path:
-    """Where a training step keeps what it resumes from."""
-    option, name = _STATES[step]
-    return getattr(run.options, option).with_name(name)
+def require_inputs(name: str, run: Run) -> None:
+    """Stop when an input of a step is missing or was made by something else.
 
-
-def board_dir(run: Run, step: str) -> Path:
-    """Where a training step writes for TensorBoard."""
-    return run.options.result_dir / "logs" / step
-
-
-def overwrite_problems(run: Run, steps: Iterable[str]) -> list[str]:
-    """What forbids to remove the outputs of the chosen steps.
-
-    Only what has a record of ours is ever removed, and only for the pictures of the current lists.
-    Other pictures' files stay, so they must be what the current arguments make, too. Weights that
-    are trained again may differ in their last digits: nothing that was made from them may stay.
-
-    Returns:
-        Problems as `kind: what and remedy`, none if all is well.
+    Raises:
+        UserError: names it, or counts the pictures whose files are missing.
     """
-    problems, changed = [], False
-    for step in steps:
-        inputs_changed = changed
-        for output in outputs_of(run, step):
-            expected, recorded = output.record(run), read_record(output.path)
-            differs = recorded is not None and bool(expected.differences(recorded))
-            changed |= differs or step in _WEIGHTS
-            ids = output.ids(run) if output.suffix else None
-            problem = check_removal(
-                *(output.path, expected.step, output.option, output.suffix, ids),
-                changed=inputs_changed or differs,
+    for one in STEPS[name].reads:
+        output = OUTPUTS[one.name]
+        if one.is_used(run.options):
+            require_input(one.name, run)
+        if one.lists:
+            folder = output.path(run)
+            maker = IMPORT_STEP if is_imported(folder) else output.step
+            require_outputs(folder, str(output.suffix), run.ids(*one.lists), maker)
+
+
+def require_input(name: str, run: Run) -> None:
+    """Stop when an output that is read now is missing or was made by something else.
+
+    What would make it now is worked out only when there is a record to compare with: weights
+    from elsewhere need no training list. Imported CAMs are what they are; only their classes must
+    be those of now.
+
+    Args:
+        name: of the option.
+        run: the run.
+    """
+    target, force = OUTPUTS[name].path(run), run.options.force
+    if not target.exists():
+        raise UserError(
+            f"{target} does not exist; run the step that makes it or correct the option."
+        )
+    recorded = read_record(target)
+    if recorded is None:
+        log(f"{target} has no record of what made it and is used as it is.")
+    elif is_imported(target):
+        same = {**recorded.arguments, "class_names": run.class_names}
+        check_record(target, replace(recorded, arguments=same), force, _IMPORT_REDO)
+    else:
+        check_record(target, OUTPUTS[name].record(run), force)
+
+
+def is_imported(folder: Path) -> bool:
+    """Whether CAMs are those of another method."""
+    recorded = read_record(folder)
+    return recorded is not None and recorded.step == IMPORT_STEP
+
+
+def list_facts(run: Run, output: Output) -> dict[str, dict[str, Any]]:
+    """Name, hash and number of ids of an output's lists, for a person who reads the record."""
+    names = [getattr(run.options, option) for option in output.lists]
+    return {name: run.source.id_list(name).facts() for name in names}
+
+
+def _keeps_weights(step: Step, record: Record, run: Run) -> bool:
+    """Whether all weights of a training are there; they come from one training, or none is kept."""
+    kept = [
+        output.path(run)
+        for output in step.writes
+        if keep_file(output.path(run), record, force=run.options.force, option=output.option)
+    ]
+    if len(kept) == len(step.writes):
+        return True
+    for path in kept:
+        recorded = read_record(path)
+        if recorded is None or record.differences(recorded):
+            raise UserError(
+                f"{path} comes from elsewhere and the other branch has no weights: both are "
+                "trained together, so give both files, or write to other names with "
+                f"{' and '.join(output.option for output in step.writes)}."
             )
-            problems += [f"not to be overwritten: {problem}"] if problem else []
-    return problems
+    return False
 
 
-def remove_before(run: Run, steps: Sequence[str]) -> None:
-    """Remove the outputs of all chosen steps, so that the same command can go on if interrupted.
+def board_dir(run: Run, name: str) -> Path:
+    """Where a training step writes for TensorBoard."""
+    return run.options.result_dir / "logs" / name
 
-    The last step comes first: nothing is computed beside older outputs that are still there. Call
-    it when everything that the steps need is known to be usable, see `overwrite_problems`.
-    """
-    for step in reversed(steps):
-        for output in outputs_of(run, step):
-            if output.suffix is None:
-                count = remove_file(output.path)
-            else:
-                count = remove_outputs(output.path, output.suffix, output.ids(run))
-            if count:
-                log(f"--overwrite: removed {count} file(s) of {step}: {output.path}")
-        if step in _STATES:
-            state_path(run, step).unlink(missing_ok=True)
-            remove_event_files(board_dir(run, step))
+
+def state_path(run: Run, name: str) -> Path:
+    """Where a training step keeps what it resumes from."""
+    return STEPS[name].writes[0].path(run).with_name(STEPS[name].state)

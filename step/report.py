@@ -16,9 +16,9 @@ from misc.provenance import read_record
 from misc.seed import run_facts
 from misc.tables import Column, iou_table, show
 from step.options import STEP_NAMES
-from step.plan import outputs_of
+from step.plan import STEPS
 from step.run import Run
-from step.scoring import SCORING_STEPS, find_scored
+from step.scoring import SCORING_STEPS, find_scored, scored_output
 
 _PARTS = ("arguments", "steps", "seconds", "peak_memory_bytes", "identities")
 
@@ -68,11 +68,11 @@ class Report:
     def _identity(self, step: str) -> dict[str, Any]:
         """What an entry is about, so that it is not shown beside something else."""
         if step not in SCORING_STEPS:
-            outputs = outputs_of(self.run, step)
-            return {output.option: _fingerprint(output.path) for output in outputs}
+            outputs = STEPS[step].writes
+            return {output.option: _fingerprint(output.path(self.run)) for output in outputs}
         scored = find_scored(self.run, step)
         return {
-            "scored": _fingerprint(getattr(self.run.options, SCORING_STEPS[step].folder)),
+            "scored": _fingerprint(scored_output(step).path(self.run)),
             "threshold": self.run.options.cam_eval_thres if step == "eval_cam" else None,
             **(scored.facts() if scored else {}),
         }

@@ -41,6 +41,10 @@ class Run:
         """How many foreground classes there are."""
         return len(self.source.classes)
 
+    def ids(self, *lists: str) -> tuple[str, ...]:
+        """Ids of the pictures of some lists, each once; the lists are named by their options."""
+        return self.source.ids_of(*(getattr(self.options, name) for name in lists))
+
 
 def prepare_data(options: Options) -> Run:
     """Build the sample or the set of photos that is asked for, and open the data.

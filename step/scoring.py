@@ -5,7 +5,6 @@ empty, or the list is the default and has no picture of the inference list, the 
 """
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from misc.errors import UserError
@@ -13,6 +12,7 @@ from misc.metrics import SegmentationScores, nan_mean
 from misc.progress import log
 from misc.tables import by_class, percent, show
 from step.options import DEFAULT_EVAL_LIST
+from step.plan import OUTPUTS, STEPS, Output
 from step.run import Run
 from voc12.devkit import Devkit
 from voc12.lists import IdList, describe
@@ -22,27 +22,24 @@ class ScoringStep(NamedTuple):
     """What a step scores.
 
     Attributes:
-        maker: the step that makes the outputs.
-        folder: the option that names their folder, without dashes.
-        suffix: of their files.
         what: an output in words.
         objects: whether SegmentationObject masks are needed beside those of SegmentationClass.
     """
 
-    maker: str
-    folder: str
-    suffix: str
     what: str
     objects: bool = False
 
 
 SCORING_STEPS = {
-    "eval_cam": ScoringStep("make_cam", "cam_out_dir", ".npz", "CAM"),
-    "eval_ins_seg": ScoringStep(
-        "make_ins_seg_labels", "ins_seg_out_dir", ".npz", "instances", objects=True
-    ),
-    "eval_sem_seg": ScoringStep("make_sem_seg_labels", "sem_seg_out_dir", ".png", "pseudo mask"),
+    "eval_cam": ScoringStep("CAM"),
+    "eval_ins_seg": ScoringStep("instances", objects=True),
+    "eval_sem_seg": ScoringStep("pseudo mask"),
 }
+
+
+def scored_output(step: str) -> Output:
+    """The output that a step scores."""
+    return OUTPUTS[STEPS[step].reads[0].name]
 
 
 class Scored(NamedTuple):
@@ -83,12 +80,12 @@ def find_scored(run: Run, step: str, to_be_made: Collection[str] = ()) -> Scored
         Pictures of the evaluation list or, where these cannot be scored or belong to another list
         than the outputs, of the inference list; None when nothing can be scored.
     """
-    devkit, made = run.source.devkit, set(to_be_made)
+    devkit, output, made = run.source.devkit, scored_output(step), set(to_be_made)
     for pictures in _candidates(run):
         ids = tuple(
             i
             for i in pictures.ids
-            if (i in made or output_path(run, step, i).is_file())
+            if (i in made or output.file(run, i).is_file())
             and _has_truth(devkit, i, SCORING_STEPS[step].objects)
         )
         if ids:
@@ -133,22 +130,16 @@ def scored_pictures(run: Run, step: str) -> Scored:
 def nothing_to_score(run: Run, step: str) -> str:
     """Why a scoring step has nothing to do, and what helps."""
     options = run.options
-    maker, folder, _, what, objects = SCORING_STEPS[step]
+    output, (what, objects) = scored_output(step), SCORING_STEPS[step]
     truth = (
         "SegmentationClass and SegmentationObject masks" if objects else "a SegmentationClass mask"
     )
     return (
         f"{step} has nothing to score: no picture of --eval_list {options.eval_list} or "
-        f"--infer_list {options.infer_list} has both {what} in {getattr(options, folder)} and "
-        f"{truth} in {options.voc12_root}; run {maker} with --infer_list LIST for a list that has "
-        "masks, or name one that has outputs with --eval_list."
+        f"--infer_list {options.infer_list} has both {what} in {output.path(run)} and "
+        f"{truth} in {options.voc12_root}; run {output.step} with --infer_list LIST for a list "
+        "that has masks, or name one that has outputs with --eval_list."
     )
-
-
-def output_path(run: Run, step: str, image_id: str) -> Path:
-    """The file that a scoring step scores for a picture."""
-    scoring = SCORING_STEPS[step]
-    return getattr(run.options, scoring.folder) / f"{image_id}{scoring.suffix}"
 
 
 def _has_truth(devkit: Devkit, image_id: str, objects: bool) -> bool:

@@ -14,13 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from misc.batches import first_images, fit_batch
-from misc.checkpoint import save_checkpoint
-from misc.distributed import all_reduce_sum, barrier, is_main_process, select_device, shard
-from misc.errors import UserError
-from misc.files import remove_leftovers
-from misc.outputs import keep_file
-from misc.progress import log, progress
-from misc.provenance import read_record, seal_record, write_record
+from misc.distributed import all_reduce_sum, is_main_process, on_main, select_device, shard
+from misc.progress import progress
 from misc.schedule import PolyAdamW, PolySGD
 from misc.seed import seed_everything
 from misc.training import Hook, Loss, Training, autocast, eval_loader, to_device
@@ -28,60 +23,18 @@ from misc.transforms import denormalise
 from misc.visualize import heat_map, picture_grid
 from net.backbone import calibrate_batchnorm
 from net.batchnorm import synchronise_batchnorm
-from net.deit_cam import DeitCam, build_deit_cam
+from net.deit_cam import DeitCam
 from net.losses import CamLosses, cam_losses, classification_loss
-from net.option_names import OptionNames
-from net.resnet_cam import CnnCam, build_cnn_cam
-from step import lineage
-from step.plan import board_dir, state_path
+from net.resnet_cam import CnnCam
+from step.networks import build_cnn, build_deit, save_weights
+from step.plan import begin, board_dir, state_path
 from step.run import Run
 from voc12.dataset import ClassificationDataset, ClassificationEvalDataset
 
 STEP = "train_cam"
 HEAD_FACTOR = 10.0  # learning rate of the classifiers over that of the networks
-_CALIBRATION_BATCHES = 4
 _GRID_PICTURES = 4
 _LEAST_MAP = 1e-5  # so that a map without any positive value stays 0
-_CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random")
-_VIT_OPTIONS = OptionNames(
-    "--vit",
-    "--vit_weights",
-    "--init random",
-    "--vit_args",
-    "--tile_size",
-    "--tile_stride",
-    "--cam_crop_size",
-)
-
-
-def build_cnn(run: Run, init: str | None = None) -> CnnCam:
-    """CNN branch of the options; `init` random skips ImageNet weights that would be overwritten."""
-    options = run.options
-    return build_cnn_cam(
-        options.cnn,
-        run.num_classes,
-        init or options.init,
-        options.cnn_weights if init is None else None,
-        options.cnn_frozen_stages,
-        options.fixed_batchnorm,
-        _CNN_OPTIONS,
-    )
-
-
-def build_deit(run: Run, init: str | None = None) -> DeitCam:
-    """Transformer branch of the options; see `build_cnn`."""
-    options = run.options
-    return build_deit_cam(
-        options.vit,
-        run.num_classes,
-        options.tile_size,
-        options.tile_stride,
-        options.num_passes,
-        init or options.init,
-        options.vit_weights if init is None else None,
-        options.vit_args,
-        _VIT_OPTIONS,
-    )
 
 
 def build_optimiser(
@@ -130,43 +83,14 @@ def training_losses(
 
 def run(run: Run) -> dict[str, Any]:
     """Train both branches, or keep finished weights of the same arguments."""
-    options, source = run.options, run.source
-    record = lineage.cam_training(run)
-    cnn_kept, deit_kept = (
-        keep_file(path, record, force=options.force, option=option)
-        for option, path in (
-            ("--cam_weights_name", options.cam_weights_name),
-            ("--deit_weights_name", options.deit_weights_name),
-        )
-    )
-    if cnn_kept and deit_kept:
+    work = begin(STEP, run)
+    if not work.left:
         return {}
-    for path, kept in (
-        (options.cam_weights_name, cnn_kept),
-        (options.deit_weights_name, deit_kept),
-    ):
-        recorded = read_record(path) if kept else record
-        if recorded is None or record.differences(recorded):
-            raise UserError(
-                f"{path} comes from elsewhere and the other branch has no weights: both are "
-                "trained together, so give both files, or write to other names with "
-                "--cam_weights_name and --deit_weights_name."
-            )
-    training = _prepare(run, source.id_list(options.train_list).ids, record.fingerprint)
+    training = _prepare(run, work.ids, work.record.fingerprint)
     training.run()
-    lists = lineage.list_facts(run, options.train_list)
-    for path, name in (
-        (options.cam_weights_name, "cnn"),
-        (options.deit_weights_name, "transformer"),
-    ):
-        write_record(path, record, lists, {"history": training.history})
-        remove_leftovers(path)
-        save_checkpoint(path, training.models[name].state_dict())
-        seal_record(path)
-        log(f"wrote {path}")
-    if is_main_process():
-        training.state_path.unlink(missing_ok=True)
-    barrier()  # nobody goes on before the weights are there
+    models = {"cam_weights_name": training.models["cnn"]}
+    models["deit_weights_name"] = training.models["transformer"]
+    on_main(lambda: save_weights(run, models, work.record, training.history))
     return {"epochs": training.history}
 
 

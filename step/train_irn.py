@@ -14,61 +14,28 @@ from torch import nn
 from torch.utils.data import Subset
 
 from misc.batches import counted_labels, fit_batch
-from misc.checkpoint import load_checkpoint, save_checkpoint, state_dict_of
-from misc.distributed import all_reduce_sum, barrier, is_main_process, select_device, shard
+from misc.distributed import all_reduce_sum, is_main_process, on_main, select_device, shard
 from misc.errors import UserError
-from misc.files import remove_leftovers
 from misc.maps_io import IGNORE_LABEL
-from misc.outputs import keep_file
 from misc.progress import log, progress
-from misc.provenance import seal_record, write_record
 from misc.schedule import PolySGD
 from misc.seed import seed_everything
 from misc.training import Hook, Loss, Training, autocast, eval_loader
 from misc.transforms import NEAREST, denormalise, resize
 from misc.visualize import colour_label, edge_picture, picture_grid
 from net.affinity import path_index
-from net.backbone import Backbone, build_backbone, calibrate_batchnorm, load_backbone
+from net.backbone import calibrate_batchnorm
 from net.irn import IRNet
 from net.losses import irn_losses
-from net.option_names import OptionNames
-from net.published_keys import from_published
 from net.strides import GRID_STRIDE
-from step import lineage
-from step.options import CAM_BACKBONE
-from step.plan import board_dir, state_path
+from step.networks import build_irn, save_weights
+from step.plan import begin, board_dir, state_path
 from step.run import Run
 from voc12.dataset import PairDataset, TopLeftDataset
 
 STEP = "train_irn"
-_OPTIONS = OptionNames(weights="--irn_backbone_weights", random="--init random")
 _GRID_PICTURES = 4
 DISPLACEMENT_FACTOR = 10.0  # learning rate of the displacement layers over that of the edge layers
-
-
-def build_model(run: Run, trained: bool = False) -> IRNet:
-    """IRNet of the options.
-
-    Args:
-        run: the run.
-        trained: the weights will be loaded, so the backbone needs none.
-    """
-    options = run.options
-    weights = options.irn_backbone_weights
-    init = "random" if trained or weights == CAM_BACKBONE else options.init
-    local = None if trained or weights == CAM_BACKBONE else weights
-    backbone = build_backbone(options.irn_backbone, init, local, _OPTIONS)
-    if weights == CAM_BACKBONE and not trained:
-        _copy_cam_backbone(run, backbone)
-    return IRNet(backbone)
-
-
-def _copy_cam_backbone(run: Run, backbone: Backbone) -> None:
-    """Take over the backbone of the trained CNN branch."""
-    options = run.options
-    lineage.require_input(options.cam_weights_name, lineage.cam_training, run)
-    state = from_published(state_dict_of(load_checkpoint(options.cam_weights_name)), "cnn")
-    load_backbone(backbone, state, options.cam_weights_name)
 
 
 def build_optimiser(
@@ -85,28 +52,15 @@ def build_optimiser(
 
 def run(run: Run) -> dict[str, Any]:
     """Train IRNet, or keep finished weights of the same arguments."""
-    options, source = run.options, run.source
-    ids = source.id_list(options.train_list).ids
-    lineage.require_input(options.ir_label_out_dir, lineage.ir_labels, run)
-    lineage.require_ids(options.ir_label_out_dir, ".png", ids, "cam_to_ir_label")
-    record = lineage.irn_training(run)
-    if keep_file(
-        options.irn_weights_name, record, force=options.force, option="--irn_weights_name"
-    ):
+    work = begin(STEP, run)
+    if not work.left:
         return {}
-    training, model = _prepare(run, ids, record.fingerprint)
+    training, model = _prepare(run, run.ids("train_list"), work.record.fingerprint)
     training.run()
     mean = store_mean_displacement(run, model, training.device)
     log(f"train_irn: mean displacement (dy, dx) {mean[0]:.3f}, {mean[1]:.3f} cells")
-    lists = lineage.list_facts(run, options.train_list, options.infer_list)
-    if is_main_process():
-        write_record(options.irn_weights_name, record, lists, {"history": training.history})
-        remove_leftovers(options.irn_weights_name)
-        save_checkpoint(options.irn_weights_name, model.state_dict())
-        seal_record(options.irn_weights_name)
-        training.state_path.unlink(missing_ok=True)
-    log(f"wrote {options.irn_weights_name}")
-    barrier()  # nobody goes on before the weights are there
+    models = {"irn_weights_name": model}
+    on_main(lambda: save_weights(run, models, work.record, training.history))
     return {"epochs": training.history}
 
 
@@ -116,9 +70,8 @@ def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> tuple[Training
     seed_everything(options.seed)
     source, device = run.source, select_device(options.device)
     paths = path_index(options.irn_radius)
-    paths.source_size(
-        (options.irn_crop_size // GRID_STRIDE,) * 2
-    )  # refuses crops that are too small
+    cells = options.irn_crop_size // GRID_STRIDE
+    paths.source_size((cells, cells))  # refuses crops that are too small
     dataset = PairDataset(
         source.devkit,
         ids,
@@ -128,7 +81,7 @@ def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> tuple[Training
         seed=options.seed,
     )
     batch_size = fit_batch(options.irn_batch_size, len(dataset), "--irn_batch_size")
-    model = build_model(run).to(device)
+    model = build_irn(run).to(device)
     if options.init == "random" and options.irn_backbone_weights is None:
         images = (dataset[0, i]["image"][None].to(device) for i in range(batch_size))
         calibrate_batchnorm(model.backbone, images)

@@ -19,7 +19,7 @@ from net.backbone import build_backbone
 from net.irn import IRNet
 from net.losses import irn_losses
 from net.resnet_cam import build_cnn_cam
-from step import train_irn
+from step import networks
 from step.options import CAM_BACKBONE, Options
 from step.run import Run
 from voc12.devkit import Devkit
@@ -136,7 +136,7 @@ def test_backbone_of_the_cnn_branch_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     """Files without batch counters will do; those of another network are refused."""
-    monkeypatch.setattr(train_irn.lineage, "require_input", lambda *_: None)
+    monkeypatch.setattr(networks, "require_input", lambda *_: None)
     cam = build_cnn_cam("resnet18", 4, init="random").state_dict()
     cam = {key: v for key, v in cam.items() if not key.endswith("num_batches_tracked")}
     file = tmp_path / "cam.pth"
@@ -144,8 +144,8 @@ def test_backbone_of_the_cnn_branch_is_taken_over(
     save_checkpoint(file, cam if layout == "ours" else published.file_of("cnn", named))
     own = Options(irn_backbone="resnet18", irn_backbone_weights=CAM_BACKBONE, cam_weights_name=file)
     run = Run(own, DataSource(Devkit(tmp_path), VOC_CLASSES))
-    model = train_irn.build_model(run)
+    model = networks.build_irn(run)
     for key, value in model.backbone.state_dict().items():
         assert key.endswith("num_batches_tracked") or torch.equal(value, cam[f"backbone.{key}"])
     with pytest.raises(UserError, match=r"cam\.pth does not fit this network: "):
-        train_irn.build_model(changed(run, irn_backbone="resnet34"))
+        networks.build_irn(changed(run, irn_backbone="resnet34"))

@@ -1,6 +1,7 @@
 """Command line: published defaults, presets, switches, and clear answers to wrong options."""
 
 import argparse
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -284,6 +285,21 @@ def test_wrong_values_exit_with_2(
 def test_options_that_contradict_each_other_are_refused(argv: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
         parse(*argv)
+
+
+def test_all_contradictions_are_told_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        parse("--conf_bg_thres", "0.4", "--cam_crop_size", "300", "--edge_out_dir", "result/cam/x")
+    for text in ("--conf_bg_thres 0.4", "--cam_crop_size 300", "lies in --cam_out_dir"):
+        assert text in str(caught.value)
+
+
+def test_options_and_runs_cannot_be_changed(sample: Path, tmp_path: Path) -> None:
+    run = prepared(sample, tmp_path)
+    with pytest.raises(FrozenInstanceError):
+        run.options.seed = 1
+    with pytest.raises(FrozenInstanceError):
+        run.options = parse()
 
 
 def test_smallest_irn_crop_has_room_for_the_pairs() -> None:

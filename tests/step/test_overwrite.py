@@ -173,7 +173,7 @@ def test_an_interrupted_removal_leaves_no_old_output_behind_a_new_one(
         return 0
 
     with monkeypatch.context() as patch:
-        patch.setattr("step.plan.remove_outputs", killed_at_the_second)
+        patch.setattr("step.overwrite.remove_outputs", killed_at_the_second)
         steps = ("--steps", "make_cam,cam_to_ir_label", "--overwrite")
         assert run(sample, work, *steps, cam_scales="1.0") == 130
     assert removed == [work / "result" / "ir_label"]

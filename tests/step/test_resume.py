@@ -157,7 +157,7 @@ def test_killed_between_two_weight_files_makes_both(
     sample: Path, finished: Path, tmp_path: Path
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, "step.train_cam.save_checkpoint", calls=1)
+        stop_after(patch, "step.networks.save_checkpoint", calls=1)
         assert run(sample, tmp_path, "--steps", "train_cam") == 130
     names = {path.name for path in (tmp_path / "sess").glob("*.pth")}
     assert names == {WEIGHTS["cnn"], STATES["train_cam"]}

@@ -3,6 +3,7 @@
 Nothing here imports torch: wrong options are answered at once.
 """
 
+from collections.abc import Iterator
 from itertools import combinations, permutations
 from pathlib import Path
 
@@ -14,96 +15,54 @@ PUBLISHED_CROP = (512, 336)  # default of the published option, which it ignored
 
 
 def require_consistent(options: Options) -> None:
-    """Check options against each other.
+    """Check options against each other; paths are absolute by now.
 
     Raises:
         UserError: names the options that do not fit together and values that would.
     """
-    _require_one_source(options)
-    _require_long_side(options)
-    _require_thresholds(options)
-    _require_vit_args(options)
-    _require_tiles(options)
-    _require_irn_crop(options)
-    _require_same_backbone(options)
+    problems = [problem for check in _CHECKS for problem in check(options)]
+    if problems:
+        raise UserError(" ".join(problems))
 
 
-def require_separate_outputs(options: Options) -> None:
-    """Refuse outputs that would lie in or on each other; paths are absolute by now.
-
-    Raises:
-        UserError: two output folders or files are the same, or one folder is inside another, or
-            something would be written among the user's photos.
-    """
-    folders = _paths_of(options, "_out_dir")
-    for (first, outer), (second, inner) in permutations(folders.items(), 2):
-        if outer == inner or outer in inner.parents:
-            raise UserError(
-                f"--{second} {inner} lies in --{first} {outer}; give every output a folder of its "
-                "own."
-            )
-    weights = _paths_of(options, "_weights_name")
-    for (first, one), (second, other) in combinations(weights.items(), 2):
-        if one == other:
-            raise UserError(f"--{first} and --{second} are both {one}; give each its own file.")
-    if options.photos is not None:
-        _require_outside(options.photos.resolve(), options)
-
-
-def _paths_of(options: Options, ending: str | tuple[str, ...]) -> dict[str, Path]:
-    """The paths of all options whose name ends so."""
-    return {n: path.resolve() for n, path in vars(options).items() if n.endswith(ending)}
-
-
-def _require_outside(photos: Path, options: Options) -> None:
-    endings = ("work_dir", "_out_dir", "_weights_name", "cache_dir", "result_dir")
-    for name, path in _paths_of(options, endings).items():
-        if path.is_relative_to(photos):
-            raise UserError(
-                f"--{name} {path} lies in --photos {photos}, where nothing is ever written; give "
-                "--work_dir a folder elsewhere."
-            )
-
-
-def _require_one_source(options: Options) -> None:
+def _several_sources(options: Options) -> Iterator[str]:
     given = [f"--{n}" for n in ("voc12_root", "classes", "cls_labels") if getattr(options, n)]
     if options.photos is not None and given:
-        raise UserError(
+        yield (
             f"--photos {options.photos} gives pictures, classes and labels; leave out "
             f"{', '.join(given)}."
         )
 
 
-def _require_long_side(options: Options) -> None:
+def _long_side(options: Options) -> Iterator[str]:
     sides = options.cam_long_side
     if len(sides) != 2 or not 1 <= sides[0] <= sides[1]:
         shown = ",".join(f"{side:g}" for side in sides)
-        raise UserError(f"--cam_long_side {shown} is not LEAST,GREATEST; give for example 210,420.")
+        yield f"--cam_long_side {shown} is not LEAST,GREATEST; give for example 210,420."
 
 
-def _require_thresholds(options: Options) -> None:
+def _crossed_thresholds(options: Options) -> Iterator[str]:
     background, foreground = options.conf_bg_thres, options.conf_fg_thres
     if background > foreground:
-        raise UserError(
+        yield (
             f"--conf_bg_thres {background} is above --conf_fg_thres {foreground}; the confident "
             "background needs the lower background score."
         )
 
 
-def _require_vit_args(options: Options) -> None:
+def _vit_args(options: Options) -> Iterator[str]:
     """Sizes of a transformer; what else timm cannot build is told when the network is built."""
     for name in ("depth", "embed_dim", "num_heads", "patch_size"):
         value = options.vit_args.get(name, 1)
         if not isinstance(value, int) or value < 1:
-            raise UserError(f"--vit_args {name}={value} must be an integer of at least 1.")
+            yield f"--vit_args {name}={value} must be an integer of at least 1."
+            return
     heads, dim = options.vit_args.get("num_heads", 1), options.vit_args.get("embed_dim", 0)
     if dim % heads:
-        raise UserError(
-            f"--vit_args num_heads={heads} does not divide embed_dim={dim}; give a divisor."
-        )
+        yield f"--vit_args num_heads={heads} does not divide embed_dim={dim}; give a divisor."
 
 
-def _require_tiles(options: Options) -> None:
+def _tiles(options: Options) -> Iterator[str]:
     """The training crop must be covered by whole tiles."""
     crop, tile, stride = options.cam_crop_size, options.tile_size, options.tile_stride
     if crop < tile or (crop - tile) % stride:
@@ -113,27 +72,78 @@ def _require_tiles(options: Options) -> None:
             if crop == default
             else ""
         )
-        raise UserError(
+        yield (
             f"--cam_crop_size {crop} is not covered exactly by tiles of --tile_size {tile} every "
             f"--tile_stride {stride}; give {tile}, {tile + stride}, {tile + 2 * stride} and so on."
             + ignored
         )
 
 
-def _require_irn_crop(options: Options) -> None:
+def _irn_crop(options: Options) -> Iterator[str]:
     """The crop must fit the strides of the network, and its grid the pairs of cells."""
     crop, cells = options.irn_crop_size, 2 * options.irn_radius - 1
     least = -(-cells * GRID_STRIDE // OUTPUT_STRIDE) * OUTPUT_STRIDE
     if crop % OUTPUT_STRIDE or crop < least:
-        raise UserError(
+        yield (
             f"--irn_crop_size {crop} does not fit: it must be a multiple of {OUTPUT_STRIDE} and, "
             f"with --irn_radius {options.irn_radius}, at least {least}."
         )
 
 
-def _require_same_backbone(options: Options) -> None:
+def _other_backbone(options: Options) -> Iterator[str]:
     if options.irn_backbone_weights == CAM_BACKBONE and options.irn_backbone != options.cnn:
-        raise UserError(
+        yield (
             f"--irn_backbone_weights {CAM_BACKBONE} needs the same network in both places, but "
             f"--irn_backbone is {options.irn_backbone} and --cnn is {options.cnn}."
         )
+
+
+def _nested_folders(options: Options) -> Iterator[str]:
+    """Two output folders are the same, or one is inside another."""
+    folders = _paths_of(options, "_out_dir")
+    for (first, outer), (second, inner) in permutations(folders.items(), 2):
+        if outer == inner or outer in inner.parents:
+            yield (
+                f"--{second} {inner} lies in --{first} {outer}; give every output a folder of its "
+                "own."
+            )
+            return
+
+
+def _equal_files(options: Options) -> Iterator[str]:
+    weights = _paths_of(options, "_weights_name")
+    for (first, one), (second, other) in combinations(weights.items(), 2):
+        if one == other:
+            yield f"--{first} and --{second} are both {one}; give each its own file."
+
+
+def _outputs_among_photos(options: Options) -> Iterator[str]:
+    """Something would be written among the user's photos."""
+    endings = ("work_dir", "_out_dir", "_weights_name", "cache_dir", "result_dir")
+    photos = options.photos.resolve() if options.photos is not None else None
+    for name, path in _paths_of(options, endings).items():
+        if photos is not None and path.is_relative_to(photos):
+            yield (
+                f"--{name} {path} lies in --photos {photos}, where nothing is ever written; give "
+                "--work_dir a folder elsewhere."
+            )
+            return
+
+
+def _paths_of(options: Options, ending: str | tuple[str, ...]) -> dict[str, Path]:
+    """The paths of all options whose name ends so."""
+    return {n: path.resolve() for n, path in vars(options).items() if n.endswith(ending)}
+
+
+_CHECKS = (
+    _several_sources,
+    _long_side,
+    _crossed_thresholds,
+    _vit_args,
+    _tiles,
+    _irn_crop,
+    _other_backbone,
+    _nested_folders,
+    _equal_files,
+    _outputs_among_photos,
+)

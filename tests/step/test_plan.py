@@ -24,16 +24,17 @@ from pipeline import (
 )
 
 from misc.provenance import Record, read_record
-from step import lineage
 from step.command_line import build_parser
+from step.plan import OUTPUTS
+from step.run import Run
 
-RECORDS: dict[str, Callable[[Any], Record]] = {
-    "train_cam": lineage.cam_training,
-    "cam": lineage.cams,
-    "ir_label": lineage.ir_labels,
-    "train_irn": lineage.irn_training,
-    "sem_seg": lineage.pseudo_masks,
-    "ins_seg": lineage.instances,
+RECORDS: dict[str, Callable[[Run], Record]] = {
+    "train_cam": OUTPUTS["cam_weights_name"].record,
+    "cam": OUTPUTS["cam_out_dir"].record,
+    "ir_label": OUTPUTS["ir_label_out_dir"].record,
+    "train_irn": OUTPUTS["irn_weights_name"].record,
+    "sem_seg": OUTPUTS["sem_seg_out_dir"].record,
+    "ins_seg": OUTPUTS["ins_seg_out_dir"].record,
 }
 WALK = {"sem_seg", "ins_seg"}
 
@@ -137,7 +138,7 @@ def test_records_tell_how_a_network_wants_its_pictures(
 ) -> None:
     """A tag of other statistics says so; the same name under another timm is another record."""
     name = {"vit": "vit_tiny_patch16_224.augreg_in21k"}.get(option, "tf_efficientnet_lite0.in1k")
-    trained = lineage.irn_training if option == "irn_backbone" else lineage.cam_training
+    trained = RECORDS["train_irn" if option == "irn_backbone" else "train_cam"]
     before = trained(prepared(sample, finished, **{option: name}))
     half = "mean [0.5, 0.5, 0.5], standard deviation [0.5, 0.5, 0.5]"
     assert before.inputs[f"input of {option}"] == half
@@ -175,7 +176,7 @@ def test_other_options_leave_the_records_alone(
 
 def test_fusion_decides_which_weights_count(sample: Path, finished: Path) -> None:
     names = {
-        fusion: set(lineage.cams(prepared(sample, finished, cam_fusion=fusion)).inputs)
+        fusion: set(RECORDS["cam"](prepared(sample, finished, cam_fusion=fusion)).inputs)
         for fusion in ("transformer", "cnn", "mean", "max")
     }
     both = {"cam_weights", "deit_weights"}
@@ -208,9 +209,9 @@ def test_training_with_the_cam_backbone_depends_on_its_weights(
 ) -> None:
     work = copy_of(finished, tmp_path / "work")
     made = prepared(sample, work, irn_backbone_weights="cam")
-    before = lineage.irn_training(made).fingerprint
+    before = RECORDS["train_irn"](made).fingerprint
     disturb_weights(work / "sess" / WEIGHTS["cnn"])
-    assert lineage.irn_training(made).fingerprint != before
+    assert RECORDS["train_irn"](made).fingerprint != before
 
 
 def test_records_on_disk_are_those_of_the_arguments(sample: Path, finished: Path) -> None:

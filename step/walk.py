@@ -1,0 +1,53 @@
+"""What the two steps of the random walk share: IRNet's maps beside the CAMs of every picture."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from misc.distributed import select_device
+from misc.errors import UserError
+from misc.maps_io import CamMaps, load_cam
+from misc.progress import progress
+from misc.training import autocast, eval_loader
+from step.networks import load_irn
+from step.plan import OUTPUTS
+from step.run import Run
+from voc12.dataset import MultiScaleDataset
+
+
+class Inference(NamedTuple):
+    """One picture on its way to labels: name, size (h, w), CAMs, IRNet's maps on the device."""
+
+    name: str
+    size: tuple[int, int]
+    maps: CamMaps
+    cam: Tensor
+    edge: Tensor
+    displacement: Tensor
+
+
+def infer(run: Run, ids: Sequence[str], description: str) -> Iterator[Inference]:
+    """Run IRNet on pictures at their original size.
+
+    Raises:
+        UserError: what it says about a picture is not finite.
+    """
+    options, device = run.options, select_device(run.options.device)
+    model = load_irn(run, device)
+    dataset = MultiScaleDataset(run.source.devkit, ids, (1.0,))
+    for item in progress(eval_loader(dataset, None, options.num_workers), description):
+        name = item["name"]
+        with autocast(device, options.precision):
+            image = item["images"][0].to(device)
+            edge, displacement = model.edge_displacement(image, options.irn_min_input)
+        if not (edge.isfinite().all() and displacement.isfinite().all()):
+            raise UserError(
+                f"{name}: the edges or displacements are not finite; {options.irn_weights_name} is "
+                "damaged or its training diverged, train it again with a lower "
+                "--irn_learning_rate and --overwrite."
+            )
+        maps = load_cam(OUTPUTS["cam_out_dir"].file(run, name))
+        cam = torch.from_numpy(maps.cam).to(device)
+        yield Inference(name, tuple(item["size"]), maps, cam, edge, displacement)
