@@ -5,6 +5,7 @@ The input of the network is BGR minus a mean, in grey levels (not scaled to 1).
 
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,17 @@ import torch
 from torch import Tensor
 
 from deeplab.config import Config, Mean, Split, class_names, dataset_root
-from misc.errors import UserError, translated_options
+from misc.batches import Key
+from misc.checks import require_no_problems
+from misc.errors import UserError
 from misc.maps_io import IGNORE_LABEL
 from misc.progress import log
 from misc.transforms import NEAREST, random_crop, random_flip, resize, to_chw
+from voc12 import preflight
 from voc12.dataset import DevkitDataset, read_label_of
 from voc12.devkit import AUG_MASK_FOLDER, IMAGE_FOLDER, MASK_FOLDER, Devkit
 from voc12.labels import VOC_CLASSES
 from voc12.lists import IdList, resolve_list
-from voc12.preflight import find_problems, require_no_problems
 from voc12.sample.devkit import RECORD_NAME as SYNTHETIC_RECORD
 
 PSEUDO_LABEL_FOLDER = "pseudo_seg_labels"
@@ -31,6 +34,11 @@ PSEUDO_LABEL_FOLDER = "pseudo_seg_labels"
 
 VALIDATION_FOLDERS = (AUG_MASK_FOLDER, MASK_FOLDER)
 """Folders of the devkit with ground truth, the preferred one first."""
+
+find_problems = partial(
+    preflight.find_problems, root_option="DATASET.ROOT=", classes_option="DATASET.LABELS"
+)
+"""`voc12.preflight.find_problems` in the words of this configuration."""
 
 # Processes load pictures side by side; threads of OpenCV in each would only get in the way.
 cv2.setNumThreads(0)
@@ -56,10 +64,10 @@ class TrainDataset(DevkitDataset):
         super().__init__(Devkit(dataset_root(config)), ids)
         self.config = config
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        _, index = key
         config, image_id = self.config, self.ids[index]
-        rng = np.random.default_rng([config.EXP.SEED, epoch, index])
+        rng = np.random.default_rng([config.EXP.SEED, *key])
         image = self.read_image(index)
         label = read_label_of(image, training_label_path(config, image_id))
         image, label = augment(subtract_mean(image, config.IMAGE.MEAN), label, config, rng)
@@ -183,8 +191,7 @@ def _require_pictures(config: Config) -> None:
     """Name a wrong DATASET.ROOT for what it is, with a hint where the pictures may be."""
     devkit = Devkit(dataset_root(config))
     if not (devkit.root / IMAGE_FOLDER).is_dir():
-        with translated_options({"--voc12_root ": "DATASET.ROOT=", "--voc12_root": "DATASET.ROOT"}):
-            require_no_problems(find_problems(devkit, class_names(config)[1:], ("any",)))
+        require_no_problems(find_problems(devkit, class_names(config)[1:], ("any",)))
 
 
 def training_label_dir(config: Config) -> Path:
@@ -218,8 +225,8 @@ def validation_labels(config: Config, ids: Sequence[str]) -> dict[str, Path]:
     return paths
 
 
-def label_fingerprint(paths: Mapping[str, Path]) -> str:
-    """SHA-256 over the ids and the label files that belong to them; tells label sets apart."""
+def files_fingerprint(paths: Mapping[str, Path]) -> str:
+    """SHA-256 over ids and the files that belong to them, whatever these hold."""
     lines = (
         f"{image_id}\t{zlib.crc32(paths[image_id].read_bytes())}\n" for image_id in sorted(paths)
     )

@@ -14,37 +14,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from deeplab.config import IMAGENET, NO_INIT, Config
 from deeplab.model import ASPP, BackboneDeepLab, DeepLab, MultiScale, imagenet_normalisation
-from misc.checkpoint import (
-    StateDict,
-    from_official,
-    is_official,
-    load_checkpoint,
-    load_weights,
-    state_dict_of,
-)
-from misc.errors import UserError, translated_options
+from misc.checkpoint import StateDict, load_checkpoint, state_dict_of
+from misc.errors import UserError
 from misc.files import sha256_file
 from misc.progress import log
 from misc.provenance import read_record
-from net.backbone import (
-    ResNetBackbone,
-    build_backbone,
-    calibrate_batchnorm,
-    load_backbone,
-)
-from net.pretrained import of_larger_network, torchvision_file
-
-MIN_SHARE = 0.9  # of the backbone's tensors that a file must have
+from net.backbone import ResNetBackbone, build_backbone, calibrate_batchnorm, load_backbone
+from net.option_names import OptionNames
+from net.pretrained import Allowed, load_strictly, load_weights, torchvision_file
+from net.published_keys import from_published, torchvision_to_deeplab
 
 _INIT_KEY, _WEIGHTS_KEY = "MODEL.INIT_MODEL", "MODEL.INIT_WEIGHTS"
 _RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
 _BACKBONE = "backbone."
 _CONVOLUTION_DIMENSIONS = 4  # of a weight
 _CAM_STEP = "train_cam"  # in the record beside the weights of run_sample.py's CAM branches
-_COUNTER = "num_batches_tracked"  # read by nothing
-_UNITS = ("reduce", "conv3x3", "increase")  # published names of a block's convolutions
 _NAMES_SHOWN = 20
-_LEFT_OUT = (ASPP, "fc.")  # classifiers
+_CLASSIFIERS = (ASPP, "fc.")
+_REMEDY = f"give a file of this network (MODEL.NAME, N_BLOCKS, BACKBONE) or another {_INIT_KEY}"
+_ALLOWED = Allowed(_CLASSIFIERS, other_parts=True, optional=(ASPP,), least_share=0.9)
+_NAMES = OptionNames(weights=f"{_WEIGHTS_KEY}=FILE", random=f"{_INIT_KEY}={NO_INIT}")
 
 _MEANINGS: dict[bool | None, str] = {
     False: "trained by run_sample.py with image labels only: no pixel label was ever seen before "
@@ -105,7 +94,7 @@ def load_trained(model: MultiScale, path: Path | str) -> None:
     Raises:
         UserError: the file cannot be read, or its tensors are not those of this network.
     """
-    load_weights(model, path, kind="cnn")
+    load_weights(model, path)
 
 
 # --------------------------------------------------------------------------------------- sources
@@ -138,10 +127,7 @@ def _open_branches(model: MultiScale) -> None:
 def _from_imagenet(base: DeepLab, config: Config) -> InitReport:
     """ImageNet weights, downloaded or from MODEL.INIT_WEIGHTS."""
     name, path = _backbone_name(config), config.MODEL.INIT_WEIGHTS
-    with translated_options({"--init random": f"{_INIT_KEY}={NO_INIT}"}):
-        backbone = build_backbone(
-            name, weights=None if path is None else str(path), option=f"{_WEIGHTS_KEY}=FILE"
-        )
+    backbone = build_backbone(name, weights=None if path is None else str(path), names=_NAMES)
     published = torchvision_file(name) if isinstance(backbone, ResNetBackbone) else None
     file = path or (published and published.cached)
     sha256 = file and sha256_file(file)
@@ -205,9 +191,7 @@ def _read(base: DeepLab, path: Path, config: Config) -> StateDict:
     The file is a DeepLab (published or ours, with or without `base.`), the CNN branch of
     run_sample.py (`backbone.*`; published: `resnet50.*`), or a network of torchvision or timm.
     """
-    state = state_dict_of(load_checkpoint(path))
-    if is_official(state, "cnn"):
-        state = from_official(state, "cnn")
+    state = from_published(state_dict_of(load_checkpoint(path, mapped=True)), "cnn")
     state = {key.removeprefix("base."): value for key, value in state.items()}
     if state.keys() & base.state_dict().keys():
         return state
@@ -238,7 +222,7 @@ def from_torchvision(state: StateDict, mean_bgr: Sequence[float]) -> StateDict:
         state: tensors by torchvision's names, without `fc.*`.
         mean_bgr: mean of DeepLab's input, grey levels.
     """
-    renamed = {_published_name(key): value for key, value in state.items()}
+    renamed = torchvision_to_deeplab(state)
     scale, shift = (values.double().view(3, 1, 1) for values in imagenet_normalisation(mean_bgr))
     weight = renamed["layer1.conv1.conv.weight"].double().flip(1)  # (64, 3, 7, 7), RGB to BGR
     mean = renamed["layer1.conv1.bn.running_mean"].double()  # of what the convolution yields
@@ -247,25 +231,11 @@ def from_torchvision(state: StateDict, mean_bgr: Sequence[float]) -> StateDict:
     return renamed
 
 
-def _published_name(key: str) -> str:
-    """`layer1.0.conv2.weight` to `layer2.block1.conv3x3.conv.weight`."""
-    stage, *inner, leaf = key.split(".")
-    if not inner:  # conv1 or bn1
-        return f"layer1.conv1.{stage[:-1]}.{leaf}"
-    block, layer, *index = inner
-    unit, part = (
-        ("shortcut", ("conv", "bn")[int(index[0])])
-        if layer == "downsample"
-        else (_UNITS[int(layer[-1]) - 1], layer[:-1])
-    )
-    return f"layer{int(stage[-1]) + 1}.block{int(block) + 1}.{unit}.{part}.{leaf}"
-
-
 # --------------------------------------------------------------------------------------- loading
 
 
 def _load(base: DeepLab, state: StateDict, source: str) -> tuple[int, list[str]]:
-    """Copy what fits into `base` and log what does not.
+    """Load what a file has of `base`, its classifier as a whole or not at all; log what is not.
 
     Returns:
         Number of loaded tensors, and the names of those that `state` does not have.
@@ -274,67 +244,24 @@ def _load(base: DeepLab, state: StateDict, source: str) -> tuple[int, list[str]]
         UserError: the file has less than 90% of the backbone, has some of it under other names, or
             belongs to a larger network.
     """
-    own = {key: value for key, value in base.state_dict().items() if not key.endswith(_COUNTER)}
-    fitting = {k: state[k] for k, v in own.items() if k in state and state[k].shape == v.shape}
-    _require_backbone(own, fitting, state, source)
-    aspp = {key for key in own if key.startswith(ASPP)}
-    if not aspp <= fitting.keys():
-        fitting = {key: value for key, value in fitting.items() if key not in aspp}
-        _log_other_aspp(own, state, source)
-    base.load_state_dict(fitting, strict=False)
-    missing = [key for key in own if key not in fitting]
-    log(f"{source}: {len(fitting)} of {len(own)} tensors loaded, {_named(missing)} start random")
-    unused = [key for key in state if key not in fitting and not key.endswith(_COUNTER)]
-    if unused:
-        log(f"{source}: {_named(unused)} of the file's tensors not used")
-    return len(fitting), missing
+    loaded = load_strictly(base, state, source, _ALLOWED, remedy=_REMEDY)
+    if any(key.startswith(ASPP) for key in loaded.missing):
+        _log_other_aspp(base, state, source)
+    count = len(loaded.taken)
+    total = count + len(loaded.missing)
+    log(f"{source}: {count} of {total} tensors loaded, {_named(loaded.missing)} start random")
+    if loaded.unused:
+        log(f"{source}: {_named(loaded.unused)} of the file's tensors not used")
+    return count, loaded.missing
 
 
-def _require_backbone(own: StateDict, fitting: StateDict, state: StateDict, source: str) -> None:
-    """Raise a UserError unless `fitting` are nearly all tensors of a backbone of this size.
-
-    What is missing must really be missing, not there under another name.
-    """
-    body = [key for key in own if not key.startswith(ASPP)]
-    lacking = [key for key in body if key not in fitting]
-    share = 1 - len(lacking) / len(body)
-    remedy = f"give a file of this network (MODEL.NAME, N_BLOCKS, BACKBONE) or another {_INIT_KEY}"
-    if share < MIN_SHARE:
-        raise UserError(
-            f"{source} has {len(body) - len(lacking)} of the {len(body)} backbone tensors "
-            f"({share:.0%}, at least {MIN_SHARE:.0%} are needed), {lacking[0]} is the first that "
-            f"is missing or of another shape: {remedy}."
-        )
-    _require_no_renamed(own, lacking, state, source)
-    rest = {key: value for key, value in state.items() if not key.startswith(ASPP)}
-    if more := of_larger_network(dict.fromkeys(body), rest):
-        raise UserError(
-            f"{source} belongs to a larger network, {more[0]} is the first of {len(more)} tensors "
-            f"too many: {remedy}."
-        )
-
-
-def _require_no_renamed(
-    own: StateDict, missing: Sequence[str], state: StateDict, source: str
-) -> None:
-    """Refuse a backbone that is partly there under other names, and would start partly random."""
-    strange = [key for key in state if key not in own and not key.startswith(_LEFT_OUT)]
-    strange = [key for key in strange if not key.endswith(_COUNTER)]
-    if missing and strange:
-        raise UserError(
-            f"{source} has no {missing[0]} but {strange[0]}, {len(missing)} of this network's "
-            f"tensors and {len(strange)} of its own have no counterpart: rename them, or give "
-            f"another {_INIT_KEY}."
-        )
-
-
-def _log_other_aspp(own: StateDict, state: StateDict, source: str) -> None:
+def _log_other_aspp(base: DeepLab, state: StateDict, source: str) -> None:
     """Say that a file's classifier is not used; silent about files without one."""
     first = f"{ASPP}c0.weight"
     if first in state and state[first].ndim == _CONVOLUTION_DIMENSIONS:
         log(
             f"{source}: its classifier (ASPP, {len(state[first])} classes) is left out, this "
-            f"network's has {len(own[first])} classes"
+            f"network's has {base.aspp.c0.out_channels} classes"
         )
 
 

@@ -25,7 +25,7 @@ from deeplab.config import (
     class_names,
     dataset_root,
 )
-from deeplab.data import label_fingerprint, training_label_path
+from deeplab.data import files_fingerprint, training_label_path
 from misc.config import identifying
 from misc.errors import UserError
 from misc.files import atomic_path, sha256_file
@@ -254,4 +254,4 @@ def _weights_hash(key: str, path: Path) -> str:
 
 def _content_hash(paths: Mapping[str, Path]) -> str:
     missing = next((path for path in paths.values() if not path.is_file()), None)
-    return "incomplete" if missing is not None else label_fingerprint(paths)
+    return "incomplete" if missing is not None else files_fingerprint(paths)

@@ -7,7 +7,8 @@ python deeplab/main.py predict -c CONFIG.yaml -m MODEL.pth --input PHOTOS --outp
 python deeplab/main.py report  -c CONFIG.yaml                 table of scores, figure, page
 
 Every value of the configuration can be given as KEY=VALUE (SOLVER.ITER_MAX=100). With several GPUs
-train and test run under torchrun: torchrun --nproc_per_node 4 deeplab/main.py train -c ...
+or machines every command runs under torchrun, with the same results:
+torchrun --nproc_per_node 4 deeplab/main.py train -c ...
 """
 
 import argparse
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from deeplab.config import FINAL, Config, Paths, load
 from misc.config_types import absolute_path
 from misc.entry import run_entry
-from misc.errors import UserError, translated_options
+from misc.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +124,8 @@ def _add_jobs(parser: argparse.ArgumentParser) -> None:
         "--n-jobs",
         type=int,
         metavar="N",
-        help="processes (default: CRF.N_JOBS, else one per CPU core)",
+        help="processes, under torchrun of each of its processes (default: CRF.N_JOBS, else one "
+        "per CPU core)",
     )
 
 
@@ -202,7 +204,6 @@ def _test(args: argparse.Namespace, config: Config) -> None:
 def _crf(args: argparse.Namespace, config: Config) -> None:
     from deeplab import refinement
 
-    _require_one_process("crf", "its own processes are counted by -j")
     if args.n_jobs is not None and args.n_jobs < 0:  # said before anything is removed
         raise UserError(
             f"-j {args.n_jobs} is no number of processes; use 0 or more, or leave it out for one "
@@ -215,7 +216,6 @@ def _crf(args: argparse.Namespace, config: Config) -> None:
 def _predict(args: argparse.Namespace, config: Config) -> None:
     from deeplab import prediction
 
-    _require_one_process("predict", "start it with python")
     model_path = require_model(args.model_path, config)
     prediction.run(config, model_path, args.input, args.output, _device(args), args.crf)
 
@@ -223,7 +223,6 @@ def _predict(args: argparse.Namespace, config: Config) -> None:
 def _report(args: argparse.Namespace, config: Config) -> None:
     from deeplab import report
 
-    _require_one_process("report", "start it with python")
     for option, number in (("--figure-num", args.figure_num), ("--report-num", args.report_num)):
         if number < 0:
             raise UserError(f"{option} {number} is no number of pictures; use 0 or more.")
@@ -249,16 +248,7 @@ def _device(args: argparse.Namespace) -> "torch.device":
     if args.device == "cuda" and not torch.cuda.is_available():
         log(f"--cuda: PyTorch {torch.__version__} sees no CUDA GPU, so the CPU is used.")
         return torch.device("cpu")
-    with translated_options({"--device cuda": "--cuda", "--device cpu": "--cpu"}):
-        return select_device(args.device)
-
-
-def _require_one_process(command: str, remedy: str) -> None:
-    """Refuse `torchrun` where every process would do the same work."""
-    from misc.distributed import world_size
-
-    if world_size() > 1:
-        raise UserError(f"{command} runs without torchrun; {remedy}.")
+    return select_device(args.device, option="--")
 
 
 def require_model(path: Path | None, config: Config) -> Path:

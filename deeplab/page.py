@@ -40,7 +40,7 @@ from misc.parallel import map_pictures
 if TYPE_CHECKING:
     from voc12.lists import IdList
 
-PHOTO = "photo"
+PHOTO, LABELS_COLUMN, BACKGROUND_COLUMN = "photo", "training labels", "background"
 MEASURES = (
     Measure("prediction and truth disagree"),
     Measure("changed by the CRF"),
@@ -123,10 +123,23 @@ def write(
     Raises:
         UserError: a picture cannot be read, or has a class without name.
     """
+    from misc.distributed import is_main_process
+
+    gallery = _gallery(config, split, pictures, count)
+    if is_main_process():
+        _write(config, split, pictures, content, gallery)
+
+
+def _write(
+    config: Config,
+    split: Split,
+    pictures: "IdList",
+    content: Mapping[str, Any],
+    gallery: Gallery,
+) -> None:
     from misc.progress import log
 
     paths, names = Paths(config), class_names(config)
-    gallery = _gallery(config, split, pictures, count)
     sections = [
         Section("Scores", [_score_table(content, names)]),
         Section("Training", curves := _curves(content), "" if curves else "No loss is recorded."),
@@ -141,16 +154,20 @@ def write(
 
 
 def _gallery(config: Config, split: Split, pictures: "IdList", count: int) -> Gallery:
-    from deeplab import lineage, report
-    from step.make_figure import spread
+    """The pictures of all processes, each of which draws its part."""
+    from deeplab import lineage, outputs
+    from misc.distributed import gather_shards, shard, together
+    from misc.visualize import spread
 
     shown = spread(pictures.ids, count)
-    titles = (report.COLUMN, report.COLUMN_CRF)
-    tasks = [
-        Task(i, path, report.label_files(config, split, i), report.TRUTH, titles)
-        for i, path in lineage.image_paths(config, shown).items()
-    ]
-    items = map_pictures(draw_item, tasks, config.DATALOADER.NUM_WORKERS, "page")
+    titles = (outputs.COLUMN, outputs.COLUMN_CRF)
+    with together():
+        tasks = [
+            Task(i, path, outputs.label_files(config, split, i), outputs.TRUTH, titles)
+            for i, path in lineage.image_paths(config, shard(shown)).items()
+        ]
+        items = map_pictures(draw_item, tasks, config.DATALOADER.NUM_WORKERS, "page")
+    items = gather_shards(items)
     names = class_names(config)[1:]
     for item in items:
         if max(item.classes, default=-1) >= len(names):
@@ -158,7 +175,7 @@ def _gallery(config: Config, split: Split, pictures: "IdList", count: int) -> Ga
                 f"{item.name} has class {max(item.classes) + 1} but only {len(names)} are named; "
                 "correct DATASET.LABELS and DATASET.N_CLASSES."
             )
-    order = (report.TRUTH, *titles, report.MASK)
+    order = (outputs.TRUTH, *titles, outputs.MASK)
     layers = [PHOTO, *(t for t in order if any(t in item.layers for item in items))]
     first = next((title for title in reversed(titles) if title in layers), PHOTO)
     left = sorted(set(pictures.ids) - set(shown))
@@ -166,14 +183,12 @@ def _gallery(config: Config, split: Split, pictures: "IdList", count: int) -> Ga
     return Gallery(items, layers, first, MEASURES, names, note=_NOTE, hidden=hidden)
 
 
-def _columns_of(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def columns_of(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Scores by heading: training labels, a constant prediction, and the predictions."""
-    from deeplab import report
-
     labels = content["training_labels"]
     return {
-        **({report.LABELS_COLUMN: labels} if labels else {}),
-        report.BACKGROUND_COLUMN: content["constant_background"],
+        **({LABELS_COLUMN: labels} if labels else {}),
+        BACKGROUND_COLUMN: content["constant_background"],
         **content["scores"],
     }
 
@@ -181,7 +196,7 @@ def _columns_of(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _score_table(content: Mapping[str, Any], names: Sequence[str]) -> Table:
     from deeplab.scoring import CLASS_IOU, MEAN_IOU
 
-    scores = _columns_of(content)
+    scores = columns_of(content)
     used = [n for n in names if any(one[CLASS_IOU].get(n) is not None for one in scores.values())]
     columns = [
         Column(title, [_percent(v) for v in (*map(one[CLASS_IOU].get, used), one[MEAN_IOU])], True)

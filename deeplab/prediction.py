@@ -17,10 +17,18 @@ from PIL import Image
 
 from deeplab import lineage
 from deeplab.config import Config, class_names
+from deeplab.crf import refine_logits
 from deeplab.data import to_input
 from deeplab.inference import load_network, segment
 from deeplab.model import MultiScale
-from deeplab.refinement import refine_logits
+from misc.distributed import (
+    gather_shards,
+    join_processes,
+    on_main,
+    shard,
+    together,
+    world_size,
+)
 from misc.errors import UserError
 from misc.files import atomic_path, sha256_file
 from misc.maps_io import read_image, write_label
@@ -46,6 +54,13 @@ class Segmenter(NamedTuple):
     config: Config
     device: torch.device
     crf: bool
+
+
+class Outcome(NamedTuple):
+    """What the log says of a picture, and whether it is one."""
+
+    text: str
+    readable: bool
 
 
 def run(
@@ -75,20 +90,22 @@ def run(
             that are not ours in the way, or some pictures could not be read; the others are done
             then.
     """
-    if crf:
-        require_densecrf()
-    paths = find_pictures(source, output)
-    network = load_network(config, model_path, device)
-    record = lineage.prediction(config, sha256_file(model_path), crf)
-    left = _pictures_left(paths, output, record, model_path)
+    join_processes(device)
+    paths = on_main(lambda: find_pictures(source, output))
+    with together():
+        if crf:
+            require_densecrf()
+        network = load_network(config, model_path, device)
+        record = lineage.prediction(config, sha256_file(model_path), crf)
+    left = on_main(lambda: _pictures_left(paths, output, record, model_path))
     log(
         f"predict: {len(left)} of {len(paths)} pictures of {source} to do with {model_path} on "
         f"{device}"
     )
     segmenter = Segmenter(network, model_path, config, device, crf)
-    unreadable = [
-        path.name for path in progress(left, "predict") if not _do(path, output, record, segmenter)
-    ]
+    with together():
+        share = [_do(p, output, record, segmenter) for p in progress(shard(left), "predict")]
+    unreadable = _told_by_all(left, gather_shards(share))
     if unreadable:
         raise UserError(
             f"{len(unreadable)} of {len(paths)} files of {source} cannot be read as pictures: "
@@ -96,6 +113,13 @@ def run(
         )
     log(f"predict: all {len(paths)} pictures are done in {output}")
     return len(left)
+
+
+def _told_by_all(paths: Sequence[Path], outcomes: Sequence[Outcome]) -> list[str]:
+    """Log what the other processes would say, and return the names of what is no picture."""
+    for outcome in (one for index, one in enumerate(outcomes) if index % world_size()):
+        log(outcome.text)
+    return [path.name for path, one in zip(paths, outcomes, strict=True) if not one.readable]
 
 
 def find_pictures(source: Path, output: Path) -> list[Path]:
@@ -193,14 +217,13 @@ def _origin(path: Path, record: Record) -> str:
 # ------------------------------------------------------------------------------------ one picture
 
 
-def _do(path: Path, output: Path, record: Record, segmenter: Segmenter) -> bool:
-    """Segment a picture and write its files; False when it is none."""
+def _do(path: Path, output: Path, record: Record, segmenter: Segmenter) -> Outcome:
+    """Segment a picture and write its files."""
     origin = _origin(path, record)  # before it is read: replaced meanwhile, it is done again
     try:
         image = read_image(path)
     except UserError as error:
-        log(f"left out: {error}")
-        return False
+        return _told(f"left out: {error}", readable=False)
     label = label_picture(image, segmenter)
     label_map, overlay = _targets(path, output)
     lineage.record_picture(output, path.stem, _UNFINISHED)  # ours from here on
@@ -208,8 +231,12 @@ def _do(path: Path, output: Path, record: Record, segmenter: Segmenter) -> bool:
     with atomic_path(overlay) as temporary:
         Image.fromarray(overlay_label(image, label)).save(temporary, quality=_OVERLAY_QUALITY)
     lineage.record_picture(output, path.stem, origin)
-    log(f"{path.name}: {contents(label, class_names(segmenter.config))}")
-    return True
+    return _told(f"{path.name}: {contents(label, class_names(segmenter.config))}", readable=True)
+
+
+def _told(text: str, readable: bool) -> Outcome:
+    log(text)
+    return Outcome(text, readable)
 
 
 def label_picture(image: np.ndarray, segmenter: Segmenter) -> np.ndarray:

@@ -10,18 +10,19 @@ import numpy as np
 from deeplab.config import Config, Split, class_names, dataset_root
 from deeplab.data import (
     VALIDATION_FOLDERS,
+    find_problems,
     id_list,
     training_label_dir,
     training_label_path,
     validation_labels,
 )
-from misc.errors import UserError, translated_options
+from misc.checks import require_no_problems
+from misc.errors import UserError
 from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL, LABEL_VALUES, read_label
 from misc.progress import log
 from misc.provenance import read_record
 from voc12.devkit import Devkit
 from voc12.lists import IdList, some_of
-from voc12.preflight import find_problems, require_no_problems
 
 SAMPLE_SIZE = 500
 """Number of label maps whose pixels are counted."""
@@ -106,7 +107,7 @@ def check_training(config: Config) -> tuple[IdList, LabelShares]:
         id_list_.ids,
         mask_dir=label_dir,
     )
-    _require(problems + _uncovered(config, id_list_))
+    require_no_problems(problems + _uncovered(config, id_list_))
     log(
         f"training: {len(id_list_)} pictures of {id_list_.source}, labels from {label_dir} "
         "(every picture and label read, sizes and values are right)"
@@ -159,7 +160,7 @@ def check_evaluation(config: Config, split: Split) -> tuple[IdList, dict[str, Pa
             f"({some_of(missing)}) have no ID.png in {folders}; put it there, or use --split test "
             "for a list without ground truth"
         )
-    _require(problems)
+    require_no_problems(problems)
     return pictures, labels
 
 
@@ -233,9 +234,3 @@ def _warn_of_overlap(config: Config, pictures: IdList) -> None:
             f"warning: {len(shared)} of the {len(scored)} pictures of "
             f"DATASET.SPLIT.VAL={config.DATASET.SPLIT.VAL} are also trained on."
         )
-
-
-def _require(problems: Sequence[str]) -> None:
-    """Stop on problems, in the words of this configuration."""
-    with translated_options({"--voc12_root": "DATASET.ROOT", "--classes": "DATASET.LABELS"}):
-        require_no_problems(problems)

@@ -10,31 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from deeplab import lineage, page, scoring
 from deeplab.config import Config, Paths, Split, class_names
-from deeplab.data import (
-    id_list,
-    training_label_dir,
-    training_label_path,
-    validation_label_path,
-    validation_labels,
-)
-from deeplab.inference import COLUMN, COLUMN_CRF
-from deeplab.refinement import PREDICTION_SUFFIX
+from deeplab.data import id_list, training_label_dir, training_label_path, validation_labels
+from deeplab.outputs import COLUMN, COLUMN_CRF, MASK, TRUTH, label_files
+from misc.distributed import gather_shards, join_processes, on_main, shard, together
 from misc.errors import UserError
-from misc.files import sha256_file, up_to_date, write_json
+from misc.files import sha256_file, write_json
 from misc.maps_io import read_image, read_label
 from misc.progress import log, progress
 from misc.seed import run_facts
-from misc.visualize import FigureRow, colour_label, save_figure
-from step.make_figure import MASK, PHOTO, TRUTH, spread
+from misc.visualize import FigureRow, colour_label, save_figure, spread
 from voc12.lists import IdList
 
-BACKGROUND_COLUMN = "background"
-LABELS_COLUMN = "training labels"
-
-_COLUMNS = (PHOTO, TRUTH, MASK, COLUMN, COLUMN_CRF)
+_COLUMNS = (page.PHOTO, TRUTH, MASK, COLUMN, COLUMN_CRF)
 
 
 def run(config: Config, split: Split, figure_num: int, page_num: int = 0) -> dict[str, Any]:
@@ -53,12 +44,27 @@ def run(config: Config, split: Split, figure_num: int, page_num: int = 0) -> dic
         UserError: `test` has left no scores, `crf` those of another model, or the weights have
             changed since.
     """
-    paths, names = Paths(config), class_names(config)
-    pictures = id_list(config, split)
-    columns = _prediction_scores(paths, split)
-    _require_same_weights(columns[COLUMN]["model"], split)
+    join_processes(torch.device("cpu"))
+    pictures = on_main(lambda: id_list(config, split))
+    columns = on_main(lambda: _prediction_scores(Paths(config), split))
     labels = score_training_labels(config)
-    constant = columns[COLUMN][scoring.CONSTANT_BACKGROUND]
+    content = on_main(lambda: _write_report(config, split, pictures, columns, labels))
+    draw(config, split, pictures, figure_num)
+    if page_num:
+        page.write(config, split, pictures, content, page_num)
+    return content
+
+
+def _write_report(
+    config: Config,
+    split: Split,
+    pictures: IdList,
+    columns: Mapping[str, Mapping[str, Any]],
+    labels: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Write report.json and log its table; returns its content."""
+    paths, plain = Paths(config), columns[COLUMN]
+    constant = plain[scoring.CONSTANT_BACKGROUND]
     margins = {
         name: _difference(scores[scoring.MEAN_IOU], constant[scoring.MEAN_IOU])
         for name, scores in columns.items()
@@ -66,8 +72,8 @@ def run(config: Config, split: Split, figure_num: int, page_num: int = 0) -> dic
     content = {
         "split": split,
         "list": lineage.list_facts(pictures),
-        "model": columns[COLUMN]["model"],
-        "initialisation": columns[COLUMN]["initialisation"],
+        "model": plain["model"],
+        "initialisation": plain["initialisation"],
         "scores": columns,
         "training_labels": labels,
         "constant_background": constant,
@@ -76,11 +82,8 @@ def run(config: Config, split: Split, figure_num: int, page_num: int = 0) -> dic
     }
     path = paths.of_split(paths.report_path, split)
     write_json(path, content)
-    _log_report(content, names)
+    _log_report(content, class_names(config))
     log(f"wrote {path}")
-    draw(config, split, pictures, figure_num)
-    if page_num:
-        page.write(config, split, pictures, content, page_num)
     return content
 
 
@@ -100,7 +103,7 @@ def _require_same_weights(model: Mapping[str, str], split: Split) -> None:
 
 
 def _prediction_scores(paths: Paths, split: Split) -> dict[str, dict[str, Any]]:
-    """Scores without and, where there are any, with CRF."""
+    """Scores of the weights of now, without and, where there are any, with CRF."""
     plain = scoring.read_scores(paths.scores_path(split))
     if plain is None:
         raise UserError(
@@ -108,15 +111,16 @@ def _prediction_scores(paths: Paths, split: Split) -> dict[str, dict[str, Any]]:
             "list with ground truth."
         )
     refined = scoring.read_scores(paths.scores_path(split, crf=True))
-    if refined is None:
-        log(f"there are no scores after the CRF; `crf --split {split}` makes them.")
-        return {COLUMN: plain}
-    if refined["model"]["sha256"] != plain["model"]["sha256"]:
+    if refined is not None and refined["model"]["sha256"] != plain["model"]["sha256"]:
         raise UserError(
             f"{paths.scores_path(split, crf=True)} is of the weights {refined['model']['path']}, "
             f"{paths.scores_path(split)} of {plain['model']['path']} or of others of that name; "
             f"run `crf --split {split} --overwrite`."
         )
+    _require_same_weights(plain["model"], split)
+    if refined is None:
+        log(f"there are no scores after the CRF; `crf --split {split}` makes them.")
+        return {COLUMN: plain}
     return {COLUMN: plain, COLUMN_CRF: refined}
 
 
@@ -126,9 +130,7 @@ def score_training_labels(config: Config) -> dict[str, Any] | None:
     Returns:
         The scores, and the number of `pictures`; None where there is nothing to compare.
     """
-    pictures = id_list(config, "train")
-    truth = validation_labels(config, pictures.ids)
-    truth = {i: path for i, path in truth.items() if training_label_path(config, i).is_file()}
+    pictures, truth = on_main(lambda: _labelled(config))
     if not truth:
         log("no training label can be compared with ground truth.")
         return None
@@ -138,24 +140,25 @@ def score_training_labels(config: Config) -> dict[str, Any] | None:
     return {**scores, "pictures": len(truth), "list": lineage.list_facts(pictures)}
 
 
+def _labelled(config: Config) -> tuple[IdList, dict[str, Path]]:
+    """The training pictures, and ground truth of those that have both it and a training label."""
+    pictures = id_list(config, "train")
+    truth = validation_labels(config, pictures.ids)
+    return pictures, {i: p for i, p in truth.items() if training_label_path(config, i).is_file()}
+
+
 def _log_report(content: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """The table, and what its columns are."""
-    labels, scores = content["training_labels"], content["scores"]
-    columns = {
-        **({LABELS_COLUMN: labels} if labels else {}),
-        BACKGROUND_COLUMN: content["constant_background"],
-        **scores,
-    }
+    labels = content["training_labels"]
     (name, facts), *_ = content["list"].items()
-    scoring.log_table(
-        f"IoU in % (predictions on {name}, {facts['count']} pictures)", names, columns
-    )
+    title = f"IoU in % (predictions on {name}, {facts['count']} pictures)"
+    scoring.log_table(title, names, page.columns_of(content))
     if labels:
         log(
-            f"{LABELS_COLUMN}: compared with the ground truth of "
+            f"{page.LABELS_COLUMN}: compared with the ground truth of "
             f"{labels['pictures']} training pictures, which was only scored, never trained on"
         )
-    log(f"{BACKGROUND_COLUMN}: background everywhere")
+    log(f"{page.BACKGROUND_COLUMN}: background everywhere")
     for column, margin in content["margin_over_constant_background"].items():
         if margin is None:
             log(f"{column}: the ground truth has no labelled pixel, so nothing was scored")
@@ -174,8 +177,11 @@ def draw(config: Config, split: Split, pictures: IdList, count: int) -> None:
     chosen = spread(pictures.ids, count)
     if not chosen:
         return
-    rows = [draw_picture(config, split, image_id) for image_id in progress(chosen, "figure")]
-    save_figure(path, rows, _COLUMNS, class_names(config)[1:])
+    with together():
+        share = progress(shard(chosen), "figure")
+        rows = [draw_picture(config, split, image_id) for image_id in share]
+    rows = gather_shards(rows)
+    on_main(lambda: save_figure(path, rows, _COLUMNS, class_names(config)[1:]))
     log(f"{path} shows {len(rows)} of {len(pictures)} pictures of {pictures.source}")
 
 
@@ -183,22 +189,7 @@ def draw_picture(config: Config, split: Split, image_id: str) -> FigureRow:
     """One row: the photo and every label map that there is."""
     files = label_files(config, split, image_id)
     labels = {title: read_label(path) for title, path in files.items()}
-    cells = {PHOTO: read_image(lineage.image_paths(config, [image_id])[image_id])}
+    cells = {page.PHOTO: read_image(lineage.image_paths(config, [image_id])[image_id])}
     cells |= {title: colour_label(label) for title, label in labels.items()}
     values = {int(value) for label in labels.values() for value in np.unique(label)}
     return FigureRow(image_id, cells, values)
-
-
-def label_files(config: Config, split: Split, image_id: str) -> dict[str, Path]:
-    """The label maps of a picture that there are, by column, but for those that are outdated."""
-    paths = Paths(config)
-    plain, refined = (
-        paths.prediction_dir(split, crf) / f"{image_id}{PREDICTION_SUFFIX}" for crf in (False, True)
-    )
-    files: dict[str, Path | None] = {
-        TRUTH: validation_label_path(config, image_id),
-        MASK: training_label_path(config, image_id),
-        COLUMN: plain,
-        COLUMN_CRF: refined if up_to_date(refined, plain) else None,
-    }
-    return {title: path for title, path in files.items() if path and path.is_file()}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from misc.config import flatten
-from misc.distributed import is_main_process, shard
+from misc.distributed import shard, together
 from misc.errors import UserError
 from misc.files import read_json, write_json
 from misc.maps_io import BACKGROUND_LABEL, read_label
@@ -38,11 +38,12 @@ def compare(
         UserError: a label map is missing, or does not fit its ground truth.
     """
     label_maps = {image_id: label_dir / f"{image_id}.png" for image_id in ground_truth}
-    require_files(label_maps, "label map", remedy)
     confusion = ConfusionMatrix(num_classes)
-    for image_id in progress(shard(list(ground_truth)), "score"):
-        path = label_maps[image_id]
-        add_picture(confusion, read_label(path), read_label(ground_truth[image_id]), path)
+    with together():
+        require_files(label_maps, "label map", remedy)
+        for image_id in progress(shard(list(ground_truth)), "score"):
+            path = label_maps[image_id]
+            add_picture(confusion, read_label(path), read_label(ground_truth[image_id]), path)
     confusion.reduce()
     return confusion
 
@@ -72,7 +73,7 @@ def scores_of(confusion: ConfusionMatrix, names: Sequence[str]) -> dict[str, Any
 def _ious(scores: SegmentationScores, names: Sequence[str]) -> dict[str, Any]:
     by_name = zip(names, scores.iou, strict=True)
     return {
-        MEAN_IOU: _fraction(scores.mean_iou),
+        MEAN_IOU: _fraction(scores.miou_of_true),
         CLASS_IOU: {name: _fraction(value) for name, value in by_name},
     }
 
@@ -90,10 +91,9 @@ def _fraction(value: float) -> float | None:
 
 
 def write_scores(path: Path, scores: Mapping[str, Any], config: Any, **facts: Any) -> None:
-    """Write scores beside what they depend on, in the main process."""
-    if is_main_process():
-        write_json(path, {**scores, **facts, "config": flatten(config), **run_facts()})
-        log(f"wrote {path}")
+    """Write scores beside what they depend on."""
+    write_json(path, {**scores, **facts, "config": flatten(config), **run_facts()})
+    log(f"wrote {path}")
 
 
 def read_scores(path: Path) -> dict[str, Any] | None:

@@ -1,10 +1,11 @@
-"""Weights and resumable training states: atomic files, strict loading, the published key layout."""
+"""Files of weights and resumable training states: written whole, read without running code."""
 
 import pickle
 import random
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,29 +13,18 @@ from torch import nn
 
 from misc.errors import UserError
 from misc.files import atomic_path
-from misc.progress import log
 
-Kind = Literal["cnn", "transformer", "irn"]
 StateDict = dict[str, torch.Tensor]
 
-_OFFICIAL_BACKBONE = "resnet50."
-_VIT = "vit."
-_VIT_HEAD = "head."
-# The published modules register the same tensors several times; `resnet50.*`, `classifier`, `fc_*`
-# and `mean_shift` are the names to keep.
-_DUPLICATES = ("stage", "backbone.", "newly_added.", "edge_layers.", "dp_layers.", "fc_dp7.4.")
-# ImageNet classifier that some files carry along, and tables of IRNet's published training class
-_UNUSED = ("resnet50.fc.", "path_indices", "disp_target")
 _WRAPPERS = ("model", "state_dict")  # entries of public training scripts that hold the tensors
 _OPTIMISERS = ("optimiser", "optimizer")  # start of the entries that hold no network
 _NAN_BY_DESIGN = ".qkv.bias_mask"
-_KEYS_SHOWN = 5
 
 
 class Resumed(NamedTuple):
-    """Where a training run goes on: finished epochs, and what the caller stored beside them."""
+    """Where a training run goes on: finished units, and what the caller stored beside them."""
 
-    epoch: int
+    finished: int
     extra: dict[str, Any]
 
 
@@ -61,8 +51,13 @@ def save_checkpoint(path: Path | str, state: Mapping[str, Any]) -> None:
         torch.save(dict(state), stream)
 
 
-def load_checkpoint(path: Path | str) -> dict[str, Any]:
+def load_checkpoint(path: Path | str, mapped: bool = False) -> dict[str, Any]:
     """Read a `.pth` or `.safetensors` file onto the CPU without running code stored in it.
+
+    Args:
+        path: the file.
+        mapped: let the tensors lie in the file instead of in memory, where its format allows it.
+            For those who copy them at once: they are lost when somebody else cuts the file off.
 
     Raises:
         UserError: the file is missing, damaged, holds something other than a dictionary of tensors
@@ -72,7 +67,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; run the step that makes it or correct the path.")
     try:
-        state = _read(path)
+        state = _read(path, mapped)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} is damaged or holds Python objects other than tensors and plain values, which "
@@ -141,12 +136,13 @@ def _network_tensors(entries: Mapping[str, Any], place: str = "") -> Iterator[tu
             yield from _network_tensors(value, f"{place}{key}.")
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, mapped: bool) -> Any:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    mapped = mapped and zipfile.is_zipfile(path)  # the format before torch 1.6 cannot be
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _first_line(error: Exception) -> str:
@@ -168,111 +164,6 @@ def state_dict_of(checkpoint: Mapping[str, Any]) -> StateDict:
     return tensors
 
 
-# ------------------------------------------------------------------------- published key layout
-
-
-def find_kind(state: Mapping[str, Any]) -> Kind:
-    """Tell which network a state dict belongs to, in the published or in our layout."""
-    names = {key.removeprefix("module.").removeprefix(_VIT) for key in state}
-    if "cls_token" in names:
-        return "transformer"
-    if any(name.startswith(("fc_edge", "fc_dp")) for name in names):
-        return "irn"
-    return "cnn"
-
-
-def is_official(state: Mapping[str, Any], kind: Kind) -> bool:
-    """True when a state dict has the key names of the published implementation.
-
-    `backbone.` is a prefix of ours and of a published duplicate, so it decides nothing: the
-    published networks are told by `resnet50.` and by a `cls_token` without prefix.
-    """
-    names = [key.removeprefix("module.") for key in state]
-    if kind == "transformer":
-        return "cls_token" in names
-    return any(name.startswith(_OFFICIAL_BACKBONE) for name in names)
-
-
-def from_official(state: Mapping[str, torch.Tensor], kind: Kind) -> StateDict:
-    """Rename a published state dict to our keys; each tensor is kept once."""
-    state = state_dict_of(state)
-    if kind == "transformer":
-        return {k if k.startswith(_VIT_HEAD) else _VIT + k: v for k, v in state.items()}
-    return {
-        _swap_prefix(key, _OFFICIAL_BACKBONE, "backbone."): value
-        for key, value in state.items()
-        if not key.startswith(_DUPLICATES + _UNUSED)
-    }
-
-
-def to_official(state: Mapping[str, torch.Tensor], kind: Kind) -> StateDict:
-    """Rename our state dict to the published keys, each tensor once.
-
-    The published networks load the result with `strict=False`: their duplicate names share the
-    tensors of the names given here.
-    """
-    old, new = (_VIT, "") if kind == "transformer" else ("backbone.", _OFFICIAL_BACKBONE)
-    return {_swap_prefix(key, old, new): value for key, value in state.items()}
-
-
-def _swap_prefix(key: str, old: str, new: str) -> str:
-    return new + key.removeprefix(old) if key.startswith(old) else key
-
-
-def load_weights(
-    model: nn.Module, path: Path | str, kind: Kind | None = None, strict: bool = True
-) -> None:
-    """Load weights in our or in the published key layout into `model`.
-
-    Args:
-        model: CNN branch, transformer branch or IRNet.
-        path: `.pth` or `.safetensors` file.
-        kind: which of the three; told from the keys when None.
-        strict: False allows missing and unexpected keys, with a line in the log. Batch counters
-            (`num_batches_tracked`) may be missing in any case: nothing reads them.
-
-    Raises:
-        UserError: the file cannot be read, or its tensors do not fit the model.
-    """
-    state = state_dict_of(load_checkpoint(path))
-    if not state:
-        raise UserError(f"{path} holds no tensors; name a file with the weights of a network.")
-    kind = kind or find_kind(state)
-    if is_official(state, kind):
-        state = from_official(state, kind)
-    problems = _shape_problems(model.state_dict(), state)
-    keys = _key_problems(model.state_dict(), state)
-    if problems or (strict and keys):
-        raise UserError(
-            f"{path} does not fit this network: {'; '.join(problems + keys)}. Use the options "
-            "(backbone, class list) that the file was trained with, or another file."
-        )
-    if keys:
-        log(f"{path} was loaded in part: {'; '.join(keys)}.")
-    model.load_state_dict(state, strict=False)
-
-
-def _key_problems(own: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    problems = [("missing", missing), ("unexpected", unexpected)]
-    return [f"{len(keys)} {name} ({_brief(keys)})" for name, keys in problems if keys]
-
-
-def _shape_problems(own: StateDict, state: StateDict) -> list[str]:
-    wrong = [
-        f"{key} is {tuple(value.shape)} in the file and {tuple(own[key].shape)} in the network"
-        for key, value in state.items()
-        if key in own and own[key].shape != value.shape
-    ]
-    return [_brief(wrong)] if wrong else []
-
-
-def _brief(names: list[str]) -> str:
-    more = f", and {len(names) - _KEYS_SHOWN} more" if len(names) > _KEYS_SHOWN else ""
-    return ", ".join(names[:_KEYS_SHOWN]) + more
-
-
 # ---------------------------------------------------------------------------- resumable training
 
 
@@ -280,7 +171,7 @@ def save_training_state(
     path: Path | str,
     models: Mapping[str, nn.Module],
     optimisers: Mapping[str, torch.optim.Optimizer],
-    epoch: int,
+    finished: int,
     fingerprint: str,
     extra: dict[str, Any] | None = None,
 ) -> None:
@@ -290,7 +181,7 @@ def save_training_state(
         path: the state file; replaced atomically.
         models: networks by name.
         optimisers: optimisers by name, with their schedules.
-        epoch: number of finished epochs.
+        finished: number of finished units, epochs or iterations.
         fingerprint: identifies the arguments and data of the run.
         extra: plain values and tensors to hand back on resuming.
     """
@@ -299,7 +190,7 @@ def save_training_state(
         {
             "models": {name: model.state_dict() for name, model in models.items()},
             "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
-            "epoch": epoch,
+            "finished": finished,
             "fingerprint": fingerprint,
             "rng": rng_state(),
             "extra": extra or {},
@@ -318,7 +209,7 @@ def load_training_state(
     Restores the networks, the optimisers and the random generators of Python, numpy and torch.
 
     Returns:
-        Finished epochs and the stored extras; None when there is no state file.
+        Finished units and the stored extras; None when there is no state file.
 
     Raises:
         UserError: the state is damaged or belongs to a run with other arguments.
@@ -337,7 +228,7 @@ def load_training_state(
         for name, optimiser in optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         set_rng_state(state["rng"])
-        return Resumed(state["epoch"], state["extra"])
+        return Resumed(state["finished"], state["extra"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not a whole training state ({_first_line(error)}); remove it to train from "

@@ -9,8 +9,10 @@ import resource
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from misc.errors import UserError
+from misc.refusals import refusal
 
 T = TypeVar("T")
 
@@ -42,6 +45,11 @@ def rank() -> int:
 def local_rank() -> int:
     """Index of this process on its machine, which is also the index of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_world_size() -> int:
+    """Number of processes on this machine, 1 for a plain run."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def world_size() -> int:
@@ -68,18 +76,31 @@ def barrier() -> None:
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Sum of `tensor` over all processes, as a new tensor on the same device.
 
+    Gradients pass: the gradient of the sum of all processes' results reaches every part of it.
+
     Raises:
         RuntimeError: several processes were started but never joined, so that a sum over this
             process alone would pass for the sum of all.
     """
     _require_group()
-    total = tensor.clone()
-    if _has_group():
+    return _Sum.apply(tensor) if _has_group() else tensor.clone()
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; each part of a sum has the gradient of the sum in all processes."""
+
+    @staticmethod
+    def forward(context: Any, tensor: torch.Tensor) -> torch.Tensor:
         # NCCL reduces CUDA tensors only.
         on_gpu = dist.get_backend() == dist.Backend.NCCL
+        total = tensor.clone(memory_format=torch.contiguous_format)
         total = total.to(torch.device("cuda", local_rank())) if on_gpu else total
         dist.all_reduce(total)
-    return total.to(tensor.device)
+        return total.to(tensor.device)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _Sum.apply(gradient)
 
 
 def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
@@ -99,6 +120,42 @@ def all_gather(value: T) -> list[T]:
     gathered: list[T] = [value] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def gather_shards(share: Sequence[T]) -> list[T]:
+    """Inverse of `shard`: what every process made of its part, in the order of all items."""
+    rounds = zip_longest(*([(item,) for item in part] for part in all_gather(share)), fillvalue=())
+    return list(chain.from_iterable(chain.from_iterable(rounds)))
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Wait at the end of a block like `barrier`, and let an error of one process stop all.
+
+    The others stop with its sentence instead of waiting for it. No process may wait for another
+    inside the block.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        if world_size() == 1:
+            raise
+        failure = error
+    sentences = all_gather(None if failure is None else _sentence(failure))
+    if failure is not None:
+        raise failure
+    for sentence in filter(None, sentences):
+        raise UserError(sentence)
+
+
+def _sentence(error: Exception) -> str:
+    """What the other processes say of an error of this one."""
+    if isinstance(error, UserError):
+        return str(error)
+    system = isinstance(error, OSError | RuntimeError | MemoryError)
+    what = refusal(error) if system else None
+    return what or f"process {rank()} failed: {type(error).__name__}: {error}"
 
 
 def on_main(function: Callable[[], T]) -> T:
@@ -180,59 +237,68 @@ def leave_processes() -> None:
 def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     """Wrap a network so that its gradients are averaged over all processes.
 
+    Weights and buffers become those of the main process. Buffers are left alone afterwards: batch
+    norms that learn must be those of `net.batchnorm`.
+
     Args:
-        model: the network, already on `device`, with equal weights in every process.
+        model: the network, already on `device`.
         device: of this process.
 
     Returns:
-        The network itself in a plain run.
+        The network itself in a plain run, or when it has nothing to train.
 
     Raises:
         RuntimeError: several processes were started but never joined.
     """
     _require_group()
-    if world_size() == 1:
+    if world_size() == 1 or not any(p.requires_grad for p in model.parameters()):
         return model
-    return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+    for buffer in model.buffers():
+        dist.broadcast(buffer, 0)
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, devices, broadcast_buffers=False)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside what `data_parallel` returned; its keys have no `module.` prefix."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+@contextmanager
+def own_gradients(models: Iterable[nn.Module]) -> Iterator[None]:
+    """Let what `data_parallel` returned add up gradients without averaging them yet."""
+    with ExitStack() as stack:
+        for model in models:
+            if isinstance(model, DistributedDataParallel):
+                stack.enter_context(model.no_sync())
+        yield
 
 
-def share_of_batch(batch_size: int, option: str, *, even: bool = True) -> int:
-    """Number of pictures of every batch that this process computes.
+_takes_part = True
 
-    Args:
-        batch_size: of all processes together.
-        option: option or key that names it, for the message.
-        even: whether the parts must be equal, as averaged gradients need unless the loss already
-            weights what every process contributes.
 
-    Raises:
-        UserError: the batch cannot be dealt out in equal parts, or not every process would get a
-            picture.
+def takes_part() -> bool:
+    """Whether the pictures that this process computes count, see `taking_part`."""
+    return _takes_part
+
+
+@contextmanager
+def taking_part(has_pictures: bool) -> Iterator[None]:
+    """Say whether this process has a picture of the current batch.
+
+    A process without one computes a picture that does not count, so that no other waits for it.
+    Sums over the processes have to leave it out; a batch norm learns that from `takes_part`.
     """
-    if batch_size < world_size():
-        raise UserError(
-            f"{option} {batch_size} is too small for {world_size()} processes, each of which needs "
-            f"a picture; start at most {batch_size} or use a larger batch."
-        )
-    if even and batch_size % world_size():
-        raise UserError(
-            f"{option} {batch_size} cannot be dealt out evenly to {world_size()} processes; use a "
-            f"multiple of {world_size()} or another number of processes."
-        )
-    return len(shard(range(batch_size)))
+    global _takes_part
+    before, _takes_part = _takes_part, has_pictures
+    try:
+        yield
+    finally:
+        _takes_part = before
 
 
-def select_device(name: str) -> torch.device:
+def select_device(name: str, option: str = "--device ") -> torch.device:
     """Turn `--device` into a device.
 
     Args:
         name: `auto` (a GPU when there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`. A CUDA
             device without index is this process's own GPU under `torchrun`, else the first.
+        option: what stands in front of the name on the command line, for messages.
 
     Raises:
         UserError: the name is unknown or this machine has no such device.
@@ -245,27 +311,27 @@ def select_device(name: str) -> torch.device:
         device = None
     if device is None or device.type not in _DEVICE_TYPES:
         raise UserError(
-            f"--device {name} is not a device to run on; use auto, cpu, cuda, cuda:INDEX or mps."
+            f"{option}{name} is not a device to run on; use auto, cpu, cuda, cuda:INDEX or mps."
         )
     if device.type != "cuda" and device.index:
-        raise UserError(f"--device {name}: there is one such device; use {device.type}.")
+        raise UserError(f"{option}{name}: there is one such device; use {device.type}.")
     if device.type == "cuda":
-        return _cuda_device(device)
+        return _cuda_device(device, option)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"--device {name}: this machine has no Apple GPU; use --device cpu.")
+        raise UserError(f"{option}{name}: this machine has no Apple GPU; use {option}cpu.")
     return torch.device(device.type)
 
 
-def _cuda_device(device: torch.device) -> torch.device:
+def _cuda_device(device: torch.device, option: str) -> torch.device:
     if not torch.cuda.is_available():
         raise UserError(
-            f"--device {device}: PyTorch {torch.__version__} sees no CUDA GPU on this machine; "
-            "use --device cpu or auto, or install a CUDA build of PyTorch and the driver."
+            f"{option}{device}: PyTorch {torch.__version__} sees no CUDA GPU on this machine; "
+            f"use {option}cpu or auto, or install a CUDA build of PyTorch and the driver."
         )
     index = local_rank() if device.index is None else device.index
     if index >= torch.cuda.device_count():
         raise UserError(
-            f"--device cuda:{index}: this machine has {torch.cuda.device_count()} CUDA GPU(s), "
+            f"{option}cuda:{index}: this machine has {torch.cuda.device_count()} CUDA GPU(s), "
             "numbered from 0; choose one of these."
         )
     return torch.device("cuda", index)

@@ -20,7 +20,7 @@ class SegmentationScores:
 
     Attributes:
         iou: (C,) intersection over union.
-        miou: mean of `iou` over the classes that occur in ground truth or prediction.
+        miou_of_occurring: mean of `iou` over the classes that occur in ground truth or prediction.
         false_positive: (C,) share of the union that is prediction only, 1 - gt / union.
         false_negative: (C,) share of the union that is ground truth only, 1 - prediction / union.
         precision: (C,) share of the pixels predicted as a class that are right; NaN without any.
@@ -28,12 +28,12 @@ class SegmentationScores:
         pixel_accuracy: share of the pixels that are right.
         mean_accuracy: mean of `recall` over the classes in the ground truth.
         frequency_weighted_iou: mean of `iou` weighted by the pixels of a class in the ground truth.
-        mean_iou: mean of `iou` over the classes that occur in the ground truth, the score of the
-            published DeepLab; a class that is only predicted does not lower it, unlike `miou`.
+        miou_of_true: mean of `iou` over the classes that occur in the ground truth, the score of
+            the published DeepLab; a class that is only predicted does not lower it.
     """
 
     iou: np.ndarray
-    miou: float
+    miou_of_occurring: float
     false_positive: np.ndarray
     false_negative: np.ndarray
     precision: np.ndarray
@@ -41,7 +41,7 @@ class SegmentationScores:
     pixel_accuracy: float
     mean_accuracy: float
     frequency_weighted_iou: float
-    mean_iou: float
+    miou_of_true: float
 
 
 class ConfusionMatrix:
@@ -69,10 +69,6 @@ class ConfusionMatrix:
         counts = np.bincount(cells, minlength=self.num_classes**2)
         self.counts += counts.reshape(self.num_classes, self.num_classes)
 
-    def merge(self, other: "ConfusionMatrix") -> None:
-        """Add the counts of another part of the pictures."""
-        self.counts += other.counts
-
     def reduce(self) -> None:
         """Add up the counts of all processes; every process then holds the total."""
         self.counts = all_reduce_sum(torch.from_numpy(self.counts)).numpy()
@@ -93,7 +89,7 @@ class ConfusionMatrix:
         present = ground_truth > 0
         return SegmentationScores(
             iou=iou,
-            miou=nan_mean(iou),
+            miou_of_occurring=nan_mean(iou),
             false_positive=false_positive,
             false_negative=false_negative,
             precision=precision,
@@ -101,7 +97,7 @@ class ConfusionMatrix:
             pixel_accuracy=float(pixel_accuracy),
             mean_accuracy=nan_mean(recall),
             frequency_weighted_iou=_sum_or_nan((frequency * iou)[present]),
-            mean_iou=nan_mean(iou[present]),
+            miou_of_true=nan_mean(iou[present]),
         )
 
 
@@ -201,8 +197,8 @@ class InstanceAveragePrecision:
         self.num_classes = num_classes
         self.iou_threshold = iou_threshold
         self._positives = np.zeros(num_classes, np.int64)
-        self._scores: dict[int, list[float]] = defaultdict(list)
-        self._matches: dict[int, list[bool]] = defaultdict(list)
+        self._pictures = 0
+        self._found: dict[int, list[tuple[int, float, bool]]] = defaultdict(list)
 
     def update(
         self,
@@ -233,8 +229,10 @@ class InstanceAveragePrecision:
             order = np.argsort(scores[chosen], kind="stable")[::-1]
             truth = true_masks[true_classes == index]
             self._positives[index] += len(truth)
-            self._scores[index].extend(scores[chosen][order].tolist())
-            self._matches[index].extend(self._match(masks[chosen][order], truth))
+            matches = self._match(masks[chosen][order], truth)
+            for score, match in zip(scores[chosen][order].tolist(), matches, strict=True):
+                self._found[index].append((self._pictures, score, match))
+        self._pictures += 1
 
     def _match(self, masks: np.ndarray, truth: np.ndarray) -> list[bool]:
         """Decide for each of (n, h, w) masks, best score first, whether it finds a new instance."""
@@ -250,14 +248,17 @@ class InstanceAveragePrecision:
         return [bool(match) for match in matches]
 
     def reduce(self) -> None:
-        """Collect the pictures of all processes; every process then holds the total."""
-        parts = all_gather((self._positives, dict(self._scores), dict(self._matches)))
-        self._positives = np.sum([part[0] for part in parts], axis=0)
-        self._scores, self._matches = defaultdict(list), defaultdict(list)
-        for _, scores, matches in parts:
-            for index in scores:
-                self._scores[index].extend(scores[index])
-                self._matches[index].extend(matches[index])
+        """Collect the instances of all processes; every process then holds the total.
+
+        Equal scores rank by their pictures, so these are put in the order that `shard` dealt out.
+        """
+        parts = all_gather((self._positives, self._pictures, dict(self._found)))
+        self._positives = np.sum([positives for positives, _, _ in parts], axis=0)
+        self._pictures = max(pictures for _, pictures, _ in parts)
+        found = [(index, one) for _, _, part in parts for index in part for one in part[index]]
+        self._found = defaultdict(list)
+        for index, one in sorted(found, key=lambda pair: pair[1][0]):  # stable: by process then
+            self._found[index].append(one)
 
     def compute(self) -> np.ndarray:
         """(C,) average precision per class; NaN for a class without ground truth instance."""
@@ -267,8 +268,9 @@ class InstanceAveragePrecision:
         """Area under the precision-recall curve with precision made falling."""
         if self._positives[index] == 0:
             return float("nan")
-        order = np.argsort(np.array(self._scores[index]), kind="stable")[::-1]
-        hits = np.array(self._matches[index], bool)[order]
+        scores = np.array([score for _, score, _ in self._found[index]])
+        hits = np.array([match for _, _, match in self._found[index]], bool)
+        hits = hits[np.argsort(scores, kind="stable")[::-1]]
         true_positives = np.cumsum(hits)
         recall = np.concatenate(([0], true_positives / self._positives[index], [1]))
         ranks = np.arange(1, len(hits) + 1)

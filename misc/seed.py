@@ -44,6 +44,15 @@ def seed_everything(seed: int) -> None:
     torch.backends.cudnn.deterministic = True
 
 
+def seed_random_layers(seed: int, iteration: int, rank: int) -> None:
+    """Let dropout and the like draw what depends on (seed, iteration, process) alone.
+
+    A training that goes on from any iteration then draws what an uninterrupted one does.
+    """
+    state = np.random.SeedSequence([seed, iteration, rank]).generate_state(1)
+    torch.manual_seed(int(state[0]))
+
+
 def run_facts(device: torch.device | None = None) -> dict[str, Any]:
     """What a result depends on besides the arguments, ready for JSON.
 

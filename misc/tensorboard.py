@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
+_EVENT_FILES = "events.out.tfevents.*"
+
+
 class Board:
     """Writes scalars and pictures, or nothing when there is no writer.
 
@@ -55,24 +58,30 @@ class Board:
         self.close()
 
 
-def open_board(folder: Path, first_step: int) -> Board:
+def open_board(folder: Path | None, first_step: int) -> Board:
     """Open the board of a run in its main process; the other processes get a silent one.
 
     Args:
-        folder: of the event files; created when needed.
+        folder: of the event files; created when needed. None gives a silent board.
         first_step: the first step that this run will write. Points that an earlier, killed run
             wrote from this step on are not shown any more.
 
     Raises:
         UserError: tensorboard is not installed, or the folder cannot be written.
     """
-    if not is_main_process():
+    if folder is None or not is_main_process():
         return Board(None)
     writer = require_tensorboard()
     try:
         return Board(writer(str(folder), purge_step=first_step))
     except OSError as error:
         raise UserError(f"the TensorBoard folder {folder} cannot be written: {error}.") from None
+
+
+def remove_event_files(folder: Path) -> None:
+    """Remove the curves of a run that is started afresh; other files of the folder stay."""
+    for path in folder.glob(_EVENT_FILES):
+        path.unlink(missing_ok=True)
 
 
 def require_tensorboard() -> type["SummaryWriter"]:

@@ -1,44 +1,40 @@
-"""Training loops: seeded order of the pictures, epochs that are resumable and logged."""
+"""The engine of all trainings: one stream of batches, resumable units, losses, hooks, curves."""
 
+import functools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Literal, NamedTuple, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from misc.checkpoint import load_training_state, rng_state, save_training_state, set_rng_state
+from misc.batches import BatchStream
+from misc.checkpoint import load_training_state, save_training_state
 from misc.distributed import (
-    all_gather,
-    all_reduce_sum,
+    all_reduce_mean,
     barrier,
+    data_parallel,
     is_main_process,
+    own_gradients,
     rank,
-    shard,
-    share_of_batch,
-    unwrap,
+    taking_part,
     world_size,
 )
 from misc.errors import UserError
 from misc.files import remove_leftovers
 from misc.progress import log, progress
+from misc.seed import seed_random_layers
+from misc.tensorboard import Board, open_board
 
-_EPOCH_SEED_STRIDE = 1_000_003  # keeps the shuffles of different seeds apart
+_STEPS_BETWEEN_FETCHES = 20
 
-
-class EpochDataset(Protocol):
-    """A data set whose augmentation depends on (seed, epoch, index) alone."""
-
-    epoch: int
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+Numbers = dict[str, float]
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
@@ -46,107 +42,26 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def fit_batch(batch_size: int, count: int, option: str) -> int:
-    """The batch size, or the number of pictures when there are fewer (with a line in the log).
+class Loss(NamedTuple):
+    """What a step returns.
 
-    Under several processes the smaller batch is one that they can share evenly.
+    Attributes:
+        total: scalar to differentiate.
+        parts: detached scalars by name, for the log.
 
-    Raises:
-        UserError: there are fewer pictures than processes.
-    """
-    if count >= batch_size:
-        return batch_size
-    fitting = count - count % world_size()
-    if world_size() > 1 and fitting == 0:
-        raise UserError(
-            f"the list has {count} picture(s), too few for {world_size()} processes; start fewer."
-        )
-    log(f"{option} {batch_size} is more than the {count} pictures of the list; {fitting} is used.")
-    return fitting
-
-
-class ShareOfBatches(Sampler[list]):
-    """This process's share of every batch, in a plain run the whole of it.
-
-    All processes must go through the same batches. A last, smaller batch may leave a process
-    nothing: it gets the first item, whose loss must not count, so that no other waits for it. A
-    DataLoader takes it as `batch_sampler`.
+    Both are this process's part: their means over the processes are those of the whole batch.
     """
 
-    def __init__(self, batches: Collection[list], batch_size: int, *, even: bool = True) -> None:
-        """Share out `batches` of `batch_size` items each; for `even` see `share_of_batch`.
-
-        Raises:
-            UserError: the items of a batch cannot be dealt out.
-        """
-        share_of_batch(batch_size, "the batch size", even=even)
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[list]:
-        return (shard(batch) or batch[:1] for batch in self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+    total: Tensor
+    parts: Mapping[str, Tensor]
 
 
-class BatchStream(ShareOfBatches):
-    """Batches of a training that counts iterations: shuffled epochs, one after the other.
+class Hook(NamedTuple):
+    """Something to do after every n units, and after the last one where `at_end` says so."""
 
-    Batch k depends on (seed, k) alone, so that a training goes on from any iteration without having
-    kept the state of a loader. A batch may end one epoch and begin the next. Under several
-    processes every process gets its share of the batch, and the shares may differ by one: the loss
-    must weight them, as `deeplab.model.msc_loss` does.
-
-    Yields lists of (epoch, index), which a DataLoader that has the stream as `batch_sampler` hands
-    to the data set one by one. Give that DataLoader a `generator` of its own: it draws a seed for
-    its workers, by default from the global generator, whose state would then depend on the number
-    of interruptions.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int, start: int, stop: int) -> None:
-        """Stream the batches `start` to `stop` - 1.
-
-        Args:
-            count: number of items of the data set.
-            batch_size: items of a batch, of all processes together.
-            seed: of the order.
-            start: first batch, from 0.
-            stop: end of the stream.
-
-        Raises:
-            ValueError: there is no item.
-            UserError: there are more processes than items in a batch.
-        """
-        if count < 1:
-            raise ValueError("a stream of batches needs at least one item")
-        batches = _StreamedBatches(count, batch_size, seed, start, stop)
-        super().__init__(batches, batch_size, even=False)
-
-
-@dataclass(frozen=True)
-class _StreamedBatches:
-    """The batches of a `BatchStream` before they are shared out."""
-
-    count: int
-    batch_size: int
-    seed: int
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return max(0, self.stop - self.start)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        position, epoch, order = self.start * self.batch_size, -1, []
-        for _ in range(len(self)):
-            batch = []
-            for place in range(position, position + self.batch_size):
-                if place // self.count != epoch:
-                    epoch = place // self.count
-                    order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
-                batch.append((epoch, int(order[place % self.count])))
-            position += self.batch_size
-            yield batch
+    every: int
+    call: Callable[[int], object]
+    at_end: bool = False
 
 
 def numbers_in_words(numbers: Mapping[str, float]) -> str:
@@ -156,165 +71,332 @@ def numbers_in_words(numbers: Mapping[str, float]) -> str:
 
 @dataclass
 class Training:
-    """One training run.
+    """One training run, in any number of processes, which it makes data parallel itself.
 
-    It may be spread over several processes: all of them go through the same batches and compute
-    their share of each. Wrap the networks by `misc.distributed.data_parallel` then.
+    It counts units: epochs, or iterations (updates), whose batches go from one epoch into the next.
+    Reports, hooks and states come after whole units, in this order. Random layers draw from a
+    generator that depends on (seed, iteration, process) alone.
 
     Attributes:
         title: short text for bars and log lines.
-        dataset: items with a settable `epoch`.
-        batch_size: pictures per step, of all processes together.
-        epochs: number of epochs.
-        seed: of the order of pictures.
+        dataset: items keyed by (epoch, index).
+        batch_size: pictures per batch, of all processes together.
+        units: number of units.
+        seed: of the order of pictures and of random layers.
         models: networks by name, already on `device`.
         optimisers: optimisers by name.
-        step: takes a batch on the device and the epoch (from 0), updates the networks, returns
-            its mean losses by name as detached scalar tensors; their means over the pictures of the
-            epoch go into log and history. `weight` of the batch is what the losses of this process
-            must be multiplied by before their gradients are averaged over the processes: 1 where
-            these have equally many pictures, as all batches but the last one make sure of.
-        state_path: resumable state, written after every epoch.
+        step: takes the networks, as they are to be called in training, a batch on the device and
+            the unit (from 0). `weight` of the batch is what a mean over this process's pictures
+            must be multiplied by before it is averaged over the processes: 1 where all have equally
+            many, 0 where this one has none.
+        state_path: resumable state.
         fingerprint: identifies arguments and data of the run.
-        num_workers: loader processes.
+        unit: what is counted.
         drop_last: leave out the pictures of an epoch that fill no batch; without it they are a
-            last, smaller batch, and the processes may have unequal shares of any batch.
-        before_epoch: called with the epoch, in every process, before the networks are set to
-            training; for learning rates that change by epoch.
-        after_epoch: called with the epoch, in every process; returns numbers for the log.
-        in_words: the numbers of an epoch as its log line has them.
+            last, smaller batch.
+        accumulate: batches of an update.
+        num_workers: loader processes.
+        report_every: units between two entries of log, history and TensorBoard.
+        average: units whose mean losses a report gives.
+        state_every: intervals of units after which a state is written.
+        board_dir: folder of TensorBoard; None for no curves.
+        curves: further numbers for TensorBoard, after a unit (from 1); by default the learning rate
+            of every optimiser's first group.
+        before: called with the unit (from 0), in every process.
+        measure: called with the unit (from 1) in every process; returns numbers for the report.
+        hooks: called with the unit (from 1) in every process, the networks in any mode.
+        settle: called in every process when a state has been written or read; makes what follows
+            from it alone.
+        in_words: the numbers of a report as its log line has them.
+        remedy: what to do about losses that are not finite.
+        history: the reports so far.
+        finished: units that are done.
+        recent: mean losses of the last `average` units.
+        batch: the last batch that was used.
+        board: TensorBoard; silent outside of `run` and in all processes but the main one.
+        pictures_per_second: speed since the last report.
     """
 
     title: str
-    dataset: EpochDataset
+    dataset: Dataset
     batch_size: int
-    epochs: int
+    units: int
     seed: int
     models: Mapping[str, nn.Module]
     optimisers: Mapping[str, torch.optim.Optimizer]
-    step: Callable[[dict[str, Any], int], dict[str, Tensor]]
+    step: Callable[[Mapping[str, nn.Module], dict[str, Any], int], Loss]
     device: torch.device
     state_path: Path
     fingerprint: str
-    num_workers: int = 0
+    unit: Literal["epoch", "iteration"] = "epoch"
     drop_last: bool = True
-    before_epoch: Callable[[int], None] | None = None
-    after_epoch: Callable[[int], dict[str, float]] | None = None
-    in_words: Callable[[Mapping[str, float]], str] = numbers_in_words
-    history: list[dict[str, float]] = field(default_factory=list)
+    accumulate: int = 1
+    num_workers: int = 0
+    report_every: int = 1
+    average: int = 1
+    state_every: Sequence[int] = (1,)
+    board_dir: Path | None = None
+    curves: Callable[[int], Numbers] | None = None
+    before: Callable[[int], object] | None = None
+    measure: Callable[[int], Numbers] | None = None
+    hooks: Sequence[Hook] = ()
+    settle: Callable[[], object] | None = None
+    in_words: Callable[[Numbers], str] = numbers_in_words
+    remedy: str = "lower the learning rate and start again with --overwrite."
+    history: list[Numbers] = field(default_factory=list)
+    finished: int = 0
+    batch: dict[str, Any] = field(default_factory=dict)
+    board: Board = field(default_factory=lambda: Board(None))
+    pictures_per_second: float = 0.0
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches per epoch."""
-        full, rest = divmod(len(self.dataset), self.batch_size)
-        return full if self.drop_last else full + (rest > 0)
+    def __post_init__(self) -> None:
+        self.recent: deque[Numbers] = deque(maxlen=self.average)
+        self._losses = _Losses()
 
-    def resume(self) -> int:
-        """Restore the last finished epoch, if any, and return how many are finished."""
-        models = self._bare_models()
-        state = load_training_state(self.state_path, models, self.optimisers, self.fingerprint)
-        barrier()  # nobody writes a new state before all have read this one
-        if state is None:
-            return 0
-        self.history = list(state.extra.get("history", []))
-        generators = state.extra.get("rng", [])
-        if len(generators) == world_size():
-            set_rng_state(generators[rank()])
-        log(f"{self.title}: continued after epoch {state.epoch} from {self.state_path}.")
-        return state.epoch
-
-    def run(self) -> None:
-        """Run all epochs that are not finished yet.
+    @functools.cached_property
+    def steps_per_unit(self) -> int:
+        """Updates of a unit.
 
         Raises:
-            UserError: a loss, a number of `after_epoch` or a network is not finite; no state is
+            ValueError: the batches of an epoch make no whole number of updates.
+        """
+        if self.unit == "iteration":
+            return 1
+        steps, rest = divmod(self._stream(0, 0).batches_per_epoch, self.accumulate)
+        if rest:
+            raise ValueError(f"an epoch is no whole number of updates of {self.accumulate} batches")
+        return steps
+
+    def run(self) -> None:
+        """Run all units that are not finished yet.
+
+        Raises:
+            UserError: a loss, a number of `measure` or a network is not finite; no state is
                 written then.
         """
         if is_main_process():
             remove_leftovers(self.state_path)
-        for epoch in range(self.resume(), self.epochs):
-            if self.before_epoch is not None:
-                self.before_epoch(epoch)
-            means = self._run_epoch(epoch)
-            self._require_finite_networks(epoch)
-            if self.after_epoch is not None:
-                means.update(self.after_epoch(epoch))
-            self._require_finite(means, f"after epoch {epoch + 1}")
-            self.history.append(means)
-            log(f"{self.title}: epoch {epoch + 1}/{self.epochs}: {self.in_words(means)}")
-            self._save_state(epoch + 1)
+        self._resume()
+        if self.settle is not None:
+            self.settle()
+        if self.finished >= self.units:
+            return
+        self._parallel = {n: data_parallel(m, self.device) for n, m in self.models.items()}
+        steps = self.steps_per_unit
+        iterations = range(self.finished * steps, self.units * steps)
+        batches = self._batches(iterations)
+        with open_board(self.board_dir, self.finished + 1) as self.board:
+            self._restart_clock()
+            for iteration in (bar := progress(iterations, self.title)):
+                if iteration % steps == 0:
+                    self._begin(iteration // steps)
+                self._update(iteration, batches)
+                if (iteration + 1) % steps == 0:
+                    self._finish((iteration + 1) // steps)
+                elif len(self._losses) >= _STEPS_BETWEEN_FETCHES:
+                    self._fetch()
+                bar.set_postfix_str(self._losses.shown, refresh=False)
+        barrier()  # nobody reads the last state before it is written
 
-    def _save_state(self, finished_epochs: int) -> None:
-        """Write the state; it is the same in all processes but for the random generators."""
-        extra: dict[str, Any] = {"history": self.history}
-        if world_size() > 1:
-            extra["rng"] = all_gather(rng_state())
-        if is_main_process():
-            save_training_state(
-                self.state_path,
-                self._bare_models(),
-                self.optimisers,
-                finished_epochs,
-                self.fingerprint,
-                extra,
-            )
+    def _resume(self) -> None:
+        """Restore the last state, if any."""
+        path, fingerprint = self.state_path, self.fingerprint
+        state = load_training_state(path, self.models, self.optimisers, fingerprint)
+        barrier()  # nobody writes a new state before all have read this one
+        if state is not None:
+            self.finished = state.finished
+            self.history = list(state.extra["history"])
+            self.recent.extend(state.extra["recent"])
+            log(f"{self.title}: continued after {self.unit} {self.finished} from {path}.")
 
-    def _bare_models(self) -> dict[str, nn.Module]:
-        return {name: unwrap(model) for name, model in self.models.items()}
+    def _stream(self, start: int, stop: int) -> BatchStream:
+        drop_last = None if self.unit == "iteration" else self.drop_last
+        return BatchStream(len(self.dataset), self.batch_size, self.seed, start, stop, drop_last)
 
-    def _run_epoch(self, epoch: int) -> dict[str, float]:
-        for model in self.models.values():
-            model.train()
-        self.dataset.epoch = epoch
-        sums: dict[str, Tensor] = {}
-        pictures = 0
-        bar = progress(self._loader(epoch), f"{self.title} {epoch + 1}/{self.epochs}")
-        for index, batch in enumerate(bar):
-            share, total = self._pictures_of(index)
-            weight = world_size() * share / total
-            losses = self.step({**to_device(batch, self.device), "weight": weight}, epoch)
-            pictures += total
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0) + share * value
-            if not math.isfinite(sum(losses.values())):
-                self._require_finite(losses, f"in step {index + 1} of epoch {epoch + 1}")
-            bar.set_postfix({name: f"{float(value):.3f}" for name, value in losses.items()})
-        return {name: float(all_reduce_sum(value)) / pictures for name, value in sums.items()}
-
-    def _pictures_of(self, index: int) -> tuple[int, int]:
-        """Number of pictures in a batch of an epoch: this process's own, and those of all."""
-        total = min(self.batch_size, len(self.dataset) - index * self.batch_size)
-        return len(shard(range(total))), total
-
-    def _loader(self, epoch: int) -> DataLoader:
-        order = torch.Generator().manual_seed(self.seed * _EPOCH_SEED_STRIDE + epoch)
-        pictures = RandomSampler(self.dataset, generator=order)
-        batches = BatchSampler(pictures, self.batch_size, self.drop_last)
-        return DataLoader(
+    def _batches(self, iterations: range) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Number of pictures of each batch, of all processes together, and this one's part."""
+        stream = self._stream(
+            *(end * self.accumulate for end in (iterations.start, iterations.stop))
+        )
+        loader = DataLoader(
             self.dataset,
-            batch_sampler=ShareOfBatches(batches, self.batch_size, even=self.drop_last),
-            generator=order,
+            batch_sampler=stream,
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),
         )
+        for number, batch in enumerate(loader, stream.start):
+            own, total = stream.share(number)
+            weight = world_size() * own / total
+            yield total, {**to_device(batch, self.device), "weight": weight}
 
-    def _require_finite(self, numbers: Mapping[str, Tensor | float], when: str) -> None:
-        values = {name: float(value) for name, value in numbers.items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            shown = ", ".join(f"{name} {value}" for name, value in values.items())
-            self._stop(f"a loss is not finite {when} ({shown})")
+    def _begin(self, unit: int) -> None:
+        if self.before is not None:
+            self.before(unit)
+        for model in self._parallel.values():
+            model.train()
 
-    def _require_finite_networks(self, epoch: int) -> None:
+    def _update(self, iteration: int, batches: Iterator[tuple[int, dict[str, Any]]]) -> None:
+        """One update of all networks from `accumulate` batches."""
+        seed_random_layers(self.seed, iteration, rank())
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad()
+        for number in range(1, self.accumulate + 1):
+            pictures, self.batch = next(batches)
+            waits = number < self.accumulate  # the processes average their gradients once
+            with (
+                own_gradients(self._parallel.values()) if waits else nullcontext(),
+                taking_part(self.batch["weight"] > 0),
+            ):
+                loss = self.step(self._parallel, self.batch, iteration // self.steps_per_unit)
+                (loss.total / self.accumulate).backward()
+            self._losses.add(iteration, pictures, loss.parts)
+            self._pictures += pictures
+        for optimiser in self.optimisers.values():
+            optimiser.step()
+
+    def _fetch(self) -> None:
+        """Take in the losses of the last iterations.
+
+        Raises:
+            UserError: one is not finite.
+        """
+        for iteration, losses in self._losses.fetch():
+            step = iteration % self.steps_per_unit + 1
+            unit = f"{self.unit} {iteration // self.steps_per_unit + 1}"
+            where = unit if self.unit == "iteration" else f"step {step} of {unit}"
+            self._require_finite(losses, f"in {where}")
+            if step == self.steps_per_unit:
+                self.recent.append(self._losses.close())
+
+    def _finish(self, finished: int) -> None:
+        """Report, call the hooks and write the state, whatever is due after a unit."""
+        self.finished, is_last = finished, finished == self.units
+        report = is_last or finished % self.report_every == 0
+        hooks = [h for h in self.hooks if finished % h.every == 0 or (is_last and h.at_end)]
+        state = any(finished % interval == 0 for interval in self.state_every)
+        if report or hooks or state or len(self._losses) >= _STEPS_BETWEEN_FETCHES:
+            self._fetch()
+        if hooks or state:
+            self._require_finite_networks()
+        if report:
+            self._report()
+        for hook in hooks:
+            hook.call(finished)
+        if state:
+            self._save_state()
+
+    def _report(self) -> None:
+        """Write log, history and curves."""
+        self.pictures_per_second = self._pictures / (time.perf_counter() - self._clock)
+        names = self.recent[0]
+        numbers = {n: sum(row[n] for row in self.recent) / len(self.recent) for n in names}
+        if self.measure is not None:
+            numbers |= self.measure(self.finished)
+        place = f"{self.unit} {self.finished}"
+        self._require_finite(numbers, f"after {place}")
+        counted = {} if self.unit == "epoch" else {self.unit: self.finished}
+        self.history.append(counted | numbers)
+        log(f"{self.title}: {place}/{self.units}: {self.in_words(numbers)}")
+        more = self.curves(self.finished) if self.curves is not None else self._learning_rates()
+        speed = {"pictures_per_second": self.pictures_per_second}
+        self.board.scalars({**numbers, **more, **speed}, self.finished)
+        self._restart_clock()
+
+    def _restart_clock(self) -> None:
+        self._pictures, self._clock = 0, time.perf_counter()
+
+    def _learning_rates(self) -> Numbers:
+        groups = {name: o.param_groups[0] for name, o in self.optimisers.items()}
+        return {f"learning_rate/{name}": group["lr"] for name, group in groups.items()}
+
+    def _save_state(self) -> None:
+        """Write the state, which is the same in all processes, and let follow what does."""
+        if is_main_process():
+            self.state_path.parent.mkdir(parents=True, exist_ok=True)
+            save_training_state(
+                self.state_path,
+                self.models,
+                self.optimisers,
+                self.finished,
+                self.fingerprint,
+                {"history": self.history, "recent": list(self.recent)},
+            )
+        if self.settle is not None:
+            self.settle()
+
+    def _require_finite(self, numbers: Mapping[str, float], when: str) -> None:
+        if not all(math.isfinite(value) for value in numbers.values()):
+            shown = ", ".join(f"{name} {value}" for name, value in numbers.items())
+            self.stop(f"a loss is not finite {when} ({shown})")
+
+    def _require_finite_networks(self) -> None:
         """Losses are those before an update: they do not see what the last one has done."""
-        for name, model in self._bare_models().items():
-            for key, value in model.state_dict().items():
-                if not value.isfinite().all():
-                    self._stop(f"{key} of network {name} is not finite after epoch {epoch + 1}")
+        for name, model in self.models.items():
+            state = model.state_dict()
+            finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
+            for key, is_finite in zip(state, finite, strict=True):
+                if not is_finite:
+                    place = f"{self.unit} {self.finished}"
+                    self.stop(f"{key} of network {name} is not finite after {place}")
 
-    def _stop(self, problem: str) -> NoReturn:
-        raise UserError(
-            f"{self.title}: {problem}; lower the learning rate and start again with --overwrite."
-        )
+    def stop(self, problem: str) -> NoReturn:
+        """End the training because of a problem, which must be one in every process.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{self.title}: {problem}; {self.remedy}")
+
+
+class _Losses:
+    """Losses of a training, fetched from the device a few iterations at a time.
+
+    Attributes:
+        shown: the last ones that were fetched, for a bar.
+    """
+
+    def __init__(self) -> None:
+        self.shown = ""
+        self._waiting: dict[int, list[tuple[int, Tensor]]] = {}
+        self._names: list[str] = []
+        self._sums: dict[str, float] = {}
+        self._pictures = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, iteration: int, pictures: int, parts: Mapping[str, Tensor]) -> None:
+        """Take this process's part of the losses of a batch, without waiting for the device."""
+        self._names = list(parts)
+        values = torch.stack([value.detach().float() for value in parts.values()])
+        self._waiting.setdefault(iteration, []).append((pictures, values))
+
+    def fetch(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """The mean losses of every iteration that waits, the same in all processes."""
+        rows = [
+            (iteration, sum(pictures for pictures, _ in batches), batches)
+            for iteration, batches in self._waiting.items()
+        ]
+        if not rows:
+            return
+        means = [sum(n * values for n, values in batches) / total for _, total, batches in rows]
+        self._waiting = {}
+        for (iteration, total, _), row in zip(
+            rows, all_reduce_mean(torch.stack(means)).tolist(), strict=True
+        ):
+            losses = dict(zip(self._names, row, strict=True))
+            self.shown = ", ".join(f"{name}={value:.3f}" for name, value in losses.items())
+            for name, value in losses.items():
+                self._sums[name] = self._sums.get(name, 0.0) + total * value
+            self._pictures += total
+            yield iteration, losses
+
+    def close(self) -> dict[str, float]:
+        """Means over the pictures since the last call."""
+        means = {name: value / self._pictures for name, value in self._sums.items()}
+        self._sums, self._pictures = {}, 0
+        return means
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

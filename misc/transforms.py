@@ -99,6 +99,14 @@ def normalise(
     return np.stack([table[:, c][image[..., c]] for c in range(image.shape[-1])], axis=-1)
 
 
+def denormalise(
+    image: np.ndarray, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> np.ndarray:
+    """Inverse of `normalise` and `to_chw`, rounded: (3, h, w) float32 -> (h, w, 3) uint8."""
+    levels = (image.transpose(1, 2, 0) * np.asarray(std) + np.asarray(mean)) * 255
+    return levels.round().clip(0, 255).astype(np.uint8)
+
+
 def flip_horizontally(image: np.ndarray) -> np.ndarray:
     """Mirror the columns of (h, w) or (h, w, channels)."""
     return image[:, ::-1]

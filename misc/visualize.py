@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib
 import numpy as np
@@ -41,6 +42,7 @@ _WHITE = 255
 
 Box = tuple[int, int, int, int] | Sequence[int] | np.ndarray
 Colour = tuple[int, int, int]
+Item = TypeVar("Item")
 
 
 def colour_label(label: np.ndarray) -> np.ndarray:
@@ -193,6 +195,12 @@ class FigureRow:
     caption: str
     cells: dict[str, np.ndarray]
     labels: set[int] = field(default_factory=set)
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the items, evenly spaced from the first to the last."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
 
 
 def save_figure(

@@ -17,14 +17,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from misc.checkpoint import load_checkpoint, state_dict_of
 from misc.errors import UserError
 from net.normalisation import InputConversion
+from net.option_names import ARGUMENTS, OptionNames
 from net.pretrained import (
+    Allowed,
     fetch,
+    load_strictly,
     not_downloaded,
-    of_larger_network,
-    require_timm_file,
     require_timm_name,
-    require_weights,
     state_for_timm,
+    timm_file,
     torchvision_file,
 )
 from net.strides import OUTPUT_STRIDE
@@ -181,7 +182,7 @@ def build_backbone(
     name: str,
     init: str = "pretrained",
     weights: str | None = None,
-    option: str = "--cnn_weights",
+    names: OptionNames = ARGUMENTS,
     fixed_batchnorm: bool = True,
 ) -> Backbone:
     """Build a CNN backbone by name.
@@ -191,7 +192,7 @@ def build_backbone(
             the tag of its weights (`resnet50.a1_in1k`); torchvision is asked first.
         init: `pretrained` or `random`.
         weights: local weight file instead of the download.
-        option: the option that names such a file, for messages.
+        names: of the options, for messages.
         fixed_batchnorm: see `Backbone`.
 
     Raises:
@@ -202,16 +203,16 @@ def build_backbone(
         backbone = ResNetBackbone(resnet, fixed_batchnorm)
         if weights is not None or init == "pretrained":
             state = (
-                state_dict_of(load_checkpoint(weights))
+                state_dict_of(load_checkpoint(weights, mapped=True))
                 if weights is not None
-                else fetch(torchvision_file(name), option)
+                else fetch(torchvision_file(name), names)
             )
             load_backbone(backbone, state, weights or name)
         return backbone
     if name.split(".")[0] not in timm.list_models():
         raise UserError(f"{name} is neither a torchvision ResNet nor a timm model name.")
-    require_timm_name(name, "", "")
-    features = _timm_features(name, init, weights, option)
+    require_timm_name(name, names)
+    features = _timm_features(name, init, weights, names)
     try:
         return TimmBackbone(features, fixed_batchnorm)
     except (AssertionError, RuntimeError) as error:
@@ -234,27 +235,19 @@ def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], source: Path 
 
     Args:
         backbone: gets the weights.
-        state: tensors by the backbone's names, with or without `backbone.` in front; batch
-            counters (`num_batches_tracked`) may be missing.
+        state: tensors by the backbone's names, with or without `backbone.` in front.
         source: the file, for messages.
 
     Raises:
-        UserError: the tensors belong to another network.
+        UserError: the tensors belong to another network; see `net.pretrained.load_strictly`.
     """
-    own = backbone.state_dict()
     state = {key.removeprefix("backbone."): value for key, value in state.items()}
-    require_weights(own, state, source)
-    if more := of_larger_network(own, state):
-        raise UserError(
-            f"{source} does not hold the weights of this network but those of a larger one: it has "
-            f"{len(more)} tensors more, the first is {more[0]}."
-        )
-    backbone.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    load_strictly(backbone, state, source, Allowed(other_parts=True))
 
 
-def _timm_features(name: str, init: str, weights: str | None, option: str) -> nn.Module:
+def _timm_features(name: str, init: str, weights: str | None, names: OptionNames) -> nn.Module:
     if weights is None and init == "pretrained":
-        published = require_timm_file(name, option)
+        published = timm_file(name, names)
         weights = str(published.cached) if published.cached.is_file() else None
     state = None if weights is None else state_for_timm(name, weights)
     try:
@@ -262,11 +255,10 @@ def _timm_features(name: str, init: str, weights: str | None, option: str) -> nn
             name,
             features_only=True,
             output_stride=OUTPUT_STRIDE,
-            pretrained=init == "pretrained" or weights is not None,
-            pretrained_cfg_overlay=state and {"state_dict": dict(state)},
+            pretrained=init == "pretrained" and weights is None,
         )
     except (OSError, ConnectionError) as error:
-        raise not_downloaded(published, type(error).__name__, option) from None
+        raise not_downloaded(published, type(error).__name__, names) from None
     except (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
         reason = str(error) if "output_stride==" in str(error) else "it cannot be dilated to that"
         raise UserError(
@@ -276,14 +268,16 @@ def _timm_features(name: str, init: str, weights: str | None, option: str) -> nn
     strides = features.feature_info.reduction()
     if strides[-1] != OUTPUT_STRIDE or len(strides) not in (4, 5) or 4 not in strides:
         raise UserError(f"{name} has feature strides {strides}; strides from 4 to 16 are needed.")
-    if state is not None:  # timm itself is content with files that lack some of them
-        require_weights(features.state_dict(), state, weights, rename=_flat)
+    if state is not None:
+        # the file was compared with the whole network, of which the features lack a part
+        load_strictly(features, _in_names_of(features, state), weights, Allowed(left_out=("",)))
     return features
 
 
-def _flat(name: str) -> str:
-    """Tensor name without dots, which timm takes out of stage names (`stages.0` -> `stages_0`)."""
-    return name.replace(".", "_")
+def _in_names_of(features: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of a timm network to its features, where `stages.0` is `stages_0`."""
+    names = {key.replace(".", "_"): key for key in features.state_dict()}
+    return {names.get(key.replace(".", "_"), key): value for key, value in state.items()}
 
 
 @torch.no_grad()

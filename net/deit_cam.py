@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from net.normalisation import InputConversion
+from net.option_names import ARGUMENTS, OptionNames
 from net.tiling import (
     TileGrid,
     cut_tiles,
@@ -32,10 +33,7 @@ class DeitCam(nn.Module):
         num_classes: number of foreground classes C.
         num_passes: how often the blocks are run; published 3.
         tile_stride: pixels between tiles, divides the tile and is a multiple of the patch;
-            published 112.
-
-    Raises:
-        UserError: tile, stride and patch do not fit together.
+            published 112. See `net.tiling.require_tiles`.
     """
 
     def __init__(
@@ -49,7 +47,6 @@ class DeitCam(nn.Module):
         self.patch_size: int = vit.patch_embed.patch_size[0]
         self.tile_size: int = vit.patch_embed.img_size[0]
         self.tile_stride = tile_stride
-        require_tiles(self.patch_size, self.tile_size, tile_stride)
 
     def _tile_maps(self, tiles: Tensor) -> Tensor:
         """Class maps of tiles: (T, 3, S, S) -> raw head output (T, C, S / patch, S / patch)."""
@@ -141,9 +138,11 @@ def build_deit_cam(
     init: str = "pretrained",
     weights: str | None = None,
     model_args: dict | None = None,
+    names: OptionNames = ARGUMENTS,
 ) -> DeitCam:
     """Build the transformer branch; see `net.vit.build_vit` for the arguments and errors."""
-    vit = bare_vit(name, tile_size, model_args)
-    model = DeitCam(vit, num_classes, num_passes, tile_stride)  # refuses tiles that do not fit
-    load_initial(vit, name, init, weights, model_args)
+    vit = bare_vit(name, tile_size, model_args, names)
+    require_tiles(vit.patch_embed.patch_size[0], tile_size, tile_stride, names)
+    model = DeitCam(vit, num_classes, num_passes, tile_stride)
+    load_initial(vit, name, init, weights, model_args, names)
     return model

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from net.backbone import Backbone, build_backbone
+from net.backbone import Backbone
 from net.strides import GRID_STRIDE, OUTPUT_STRIDE
 
 EDGE_CHANNELS = 32
@@ -157,8 +157,3 @@ class IRNet(nn.Module):
                 if name.startswith(prefix):
                     group.extend(module.parameters())
         return groups["fc_edge"], groups["fc_dp"]
-
-
-def build_irn(name: str, init: str = "pretrained", weights: str | None = None) -> IRNet:
-    """Build IRNet; see `net.backbone.build_backbone` for the arguments and errors."""
-    return IRNet(build_backbone(name, init, weights, "--irn_backbone_weights"))

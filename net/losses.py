@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from misc.distributed import all_reduce_sum, world_size
 from net.affinity import PathIndex, pair_affinity, pair_labels
 
 _EPSILON = 1e-5
@@ -84,26 +85,32 @@ def irn_losses(
         labels: (B, h, w) uint8; 0 background, 1..num_classes, anything else ignored.
         paths: pair geometry.
         num_classes: number of foreground classes.
+
+    The means run over the pairs of all processes: averaged over the processes, as data parallel
+    training averages gradients, losses and gradients are those of one process that has the whole
+    batch.
     """
     background, foreground, different = pair_labels(labels, paths, num_classes)
+    counts = torch.stack([pairs.sum() for pairs in (background, foreground, different)])
+    in_background, in_foreground, in_different = all_reduce_sum(counts)
     affinity = pair_affinity(torch.sigmoid(edge.float()), paths)  # (B, pairs, sources)
     same = -torch.log(affinity + _EPSILON)
-    positive = _mean(background, same) / 2 + _mean(foreground, same) / 2
-    negative = _mean(different, -torch.log(1.0 + _EPSILON - affinity))
+    positive = (_mean(background, same, in_background) + _mean(foreground, same, in_foreground)) / 2
+    negative = _mean(different, -torch.log(1.0 + _EPSILON - affinity), in_different)
     pair = pair_displacement(displacement.float(), paths)  # (B, 2, pairs, sources)
     offsets = torch.as_tensor(paths.search_dst, device=pair.device, dtype=pair.dtype)
     to_offset = (pair - offsets.T[None, :, :, None]).abs().sum(dim=1)
     return IrnLosses(
         positive,
         negative,
-        _mean(foreground, to_offset, per_item=2),
-        _mean(background, pair.abs().sum(dim=1), per_item=2),
+        _mean(foreground, to_offset, 2 * in_foreground),
+        _mean(background, pair.abs().sum(dim=1), 2 * in_background),
     )
 
 
-def _mean(weight: Tensor, value: Tensor, per_item: int = 1) -> Tensor:
-    """Weighted mean; `per_item` counts the terms that were summed into each value."""
-    return (weight * value).sum() / (per_item * weight.sum() + _EPSILON)
+def _mean(weight: Tensor, value: Tensor, terms: Tensor) -> Tensor:
+    """This process's part of a weighted mean over `terms` terms of all processes."""
+    return world_size() * (weight * value).sum() / (terms + _EPSILON)
 
 
 def pair_displacement(displacement: Tensor, paths: PathIndex) -> Tensor:

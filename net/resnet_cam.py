@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from net.backbone import Backbone, build_backbone
+from net.option_names import ARGUMENTS, OptionNames
 
 
 class CnnCam(nn.Module):
@@ -52,7 +53,8 @@ def build_cnn_cam(
     weights: str | None = None,
     frozen_stages: int = 3,
     fixed_batchnorm: bool = True,
+    names: OptionNames = ARGUMENTS,
 ) -> CnnCam:
     """Build the CNN branch; see `net.backbone.build_backbone` for the arguments and errors."""
-    backbone = build_backbone(name, init, weights, "--cnn_weights", fixed_batchnorm)
+    backbone = build_backbone(name, init, weights, names, fixed_batchnorm)
     return CnnCam(backbone, num_classes, frozen_stages)

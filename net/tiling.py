@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from misc.errors import UserError
+from net.option_names import ARGUMENTS, OptionNames
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,10 @@ class TileGrid:
         )
 
 
-def require_tiles(patch: int, tile: int, stride: int) -> None:
+def require_tiles(patch: int, tile: int, stride: int, names: OptionNames = ARGUMENTS) -> None:
     """Check that tiles consist of whole strides, and strides of whole patches, all in pixels.
+
+    `names` are those of the options, for the message.
 
     Raises:
         UserError: they do not; names sizes nearby that do.
@@ -68,9 +71,9 @@ def require_tiles(patch: int, tile: int, stride: int) -> None:
     near = patch * max(round(stride / patch), 1)
     tiles = near * max(round(tile / near), 1)
     raise UserError(
-        f"--tile_stride {stride} must divide --tile_size {tile} and be a multiple of the patch "
-        f"size {patch} of --vit; give for example --tile_size {tiles} --tile_stride {near} "
-        f"--cam_crop_size {tiles + near}."
+        f"{names.stride} {stride} must divide {names.size} {tile} and be a multiple of the patch "
+        f"size {patch} of {names.network or 'the network'}; give for example {names.size} {tiles} "
+        f"{names.stride} {near} {names.crop} {tiles + near}."
     )
 
 

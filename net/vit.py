@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from misc.errors import UserError
+from net.option_names import ARGUMENTS, OptionNames
 from net.pretrained import require_timm_name
 from net.vit_weights import load_initial
 
@@ -45,6 +46,7 @@ def build_vit(
     init: str = "pretrained",
     weights: str | None = None,
     model_args: dict[str, Any] | None = None,
+    names: OptionNames = ARGUMENTS,
 ) -> Vit:
     """Build a timm plain ViT without its classifier, for square inputs of `image_size` pixels.
 
@@ -56,65 +58,72 @@ def build_vit(
         init: `pretrained` (the published weights of the tag) or `random`.
         weights: a local weight file that replaces the download.
         model_args: further keyword arguments of the timm model (depth, embed_dim, ...).
+        names: of the options, for messages.
 
     Raises:
         UserError: unknown name, not a plain ViT with a class token and square patches, a size that
             its patches do not fill, or weights that cannot be had.
     """
-    vit = bare_vit(name, image_size, model_args)
-    load_initial(vit, name, init, weights, model_args)
+    vit = bare_vit(name, image_size, model_args, names)
+    load_initial(vit, name, init, weights, model_args, names)
     return vit
 
 
-def bare_vit(name: str, image_size: int, model_args: dict[str, Any] | None = None) -> Vit:
+def bare_vit(
+    name: str,
+    image_size: int,
+    model_args: dict[str, Any] | None = None,
+    names: OptionNames = ARGUMENTS,
+) -> Vit:
     """Build the network of `build_vit` with random weights.
 
     Raises:
         UserError: unknown name or arguments, or not a plain ViT with a class token.
     """
-    require_timm_name(name, "--vit ", "see timm.list_models('*vit*')")
+    require_timm_name(name, names, "see timm.list_models('*vit*')")
+    asked = names.asked(name)
     if name.split(".")[0] not in timm.list_models(module=_MODULES):
-        raise _not_plain(name, "it is neither a VisionTransformer nor an Eva of timm")
+        raise _not_plain(asked, "it is neither a VisionTransformer nor an Eva of timm")
     model_args = model_args or {}
     if fixed := [key for key in _SET_ELSEWHERE if key in model_args]:
         raise UserError(
-            f"--vit {name} cannot be built with {fixed[0]}={model_args[fixed[0]]}: sizes, classes "
+            f"{asked} cannot be built with {fixed[0]}={model_args[fixed[0]]}: sizes, classes "
             "and weights have options of their own; leave it out."
         )
     options = dict(model_args, num_classes=0, img_size=image_size)
     given = ",".join(f"{key}={value}" for key, value in model_args.items())
-    asked = f"--vit {name} with --vit_args {given}" if given else f"--vit {name}"
-    with _explained(asked, image_size):
+    built = f"{asked} with {names.arguments} {given}" if given else asked
+    with _explained(built, image_size):
         vit = timm.create_model(name, **options)
-    _require_plain(vit, name)
+    _require_plain(vit, asked)
     if vit.attn_pool is not None:  # a classifier's, which nothing here would train
         vit.reset_classifier(0, "token")
     for block in vit.blocks:
         block.attn.fused_attn = True  # whatever TIMM_FUSED_ATTN says: see `record_cls_rows`
-    _require_whole_patches(vit, name, image_size)
+    _require_whole_patches(vit, name, image_size, names)
     if not len(vit.blocks):
-        raise UserError(f"{asked} has no transformer block; give a depth of at least 1.")
-    with _explained(asked, image_size):
+        raise UserError(f"{built} has no transformer block; give a depth of at least 1.")
+    with _explained(built, image_size):
         _try_first_block(vit, image_size)
     return vit
 
 
 @contextmanager
-def _explained(asked: str, image_size: int) -> Iterator[None]:
+def _explained(built: str, image_size: int) -> Iterator[None]:
     """One sentence for arguments that timm or torch cannot use."""
     try:
         yield
     except _BUILD_ERRORS as error:
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-        raise UserError(f"{asked} cannot be built for {image_size} px tiles: {reason}.") from None
+        raise UserError(f"{built} cannot be built for {image_size} px tiles: {reason}.") from None
 
 
-def _require_whole_patches(vit: Vit, name: str, image_size: int) -> None:
+def _require_whole_patches(vit: Vit, name: str, image_size: int, names: OptionNames) -> None:
     patch = vit.patch_embed.patch_size[0]
     if image_size % patch:
         below = image_size // patch * patch
         raise UserError(
-            f"--tile_size {image_size} is not a multiple of the patch size {patch} of {name}; "
+            f"{names.size} {image_size} is not a multiple of the patch size {patch} of {name}; "
             f"give {below or patch} or {below + patch}."
         )
 
@@ -128,23 +137,23 @@ def _try_first_block(vit: Vit, image_size: int) -> None:
     vit.train()
 
 
-def _require_plain(vit: nn.Module, name: str) -> None:
+def _require_plain(vit: nn.Module, asked: str) -> None:
     """Refuse networks whose maps or whose class token's attention would not be what they seem."""
     if not isinstance(vit, Vit):
-        raise _not_plain(name, f"timm builds a {type(vit).__name__}")
+        raise _not_plain(asked, f"timm builds a {type(vit).__name__}")
     if vit.cls_token is None:
-        raise _not_plain(name, "it has no class token, its patches are pooled")
+        raise _not_plain(asked, "it has no class token, its patches are pooled")
     if type(vit.patch_embed) is not PatchEmbed or len(set(vit.patch_embed.patch_size)) > 1:
-        raise _not_plain(name, "its patches are not square pieces of the picture")
+        raise _not_plain(asked, "its patches are not square pieces of the picture")
     if not all(isinstance(getattr(block, "attn", None), _ATTENTIONS) for block in vit.blocks):
-        raise _not_plain(name, "its blocks have another attention")
+        raise _not_plain(asked, "its blocks have another attention")
     if not isinstance(vit.patch_drop, nn.Identity | None):
-        raise UserError(f"--vit {name} must keep all patches; leave patch_drop_rate out.")
+        raise UserError(f"{asked} must keep all patches; leave patch_drop_rate out.")
 
 
-def _not_plain(name: str, reason: str) -> UserError:
+def _not_plain(asked: str, reason: str) -> UserError:
     return UserError(
-        f"--vit {name} is not a plain ViT with square patches and a class token that attends to "
+        f"{asked} is not a plain ViT with square patches and a class token that attends to "
         f"all of them ({reason}); give for example deit_small_patch16_224 or "
         "vit_small_patch16_dinov3."
     )

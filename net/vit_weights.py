@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from misc.checkpoint import load_checkpoint, state_dict_of
 from misc.errors import UserError
-from net.pretrained import DEIT_SMALL, fetch, fetch_timm, require_weights
+from net.option_names import ARGUMENTS, OptionNames
+from net.pretrained import DEIT_SMALL, Allowed, fetch, fetch_timm, load_strictly
 
-_OPTION = "--vit_weights"
 _WRAPPERS = ("model_ema", "module")  # of EVA's training scripts, beside those of `state_dict_of`
 _CLASSIFIER = ("head.", "head_dist.", "attn_pool.", "pre_logits.")  # parts that are not needed
 _PATCHES = "patch_embed.proj.weight"
@@ -31,6 +31,7 @@ def load_initial(
     init: str = "pretrained",
     weights: str | None = None,
     model_args: Mapping[str, Any] | None = None,
+    names: OptionNames = ARGUMENTS,
 ) -> None:
     """Give a network its first weights; its random ones stay with `init` random and no file.
 
@@ -41,53 +42,34 @@ def load_initial(
         weights: a local file instead of the published one, in timm's layout or in one that timm
             converts (DeiT III, DINOv2, DINOv3, EVA-02, ..).
         model_args: what the network was built with; a `patch_size` allows to resize the patches.
+        names: of the options, for messages.
 
     Raises:
         UserError: the weights cannot be had, or are those of another network.
     """
-    resize = "patch_size" in (model_args or {})
     if weights is not None:
-        checkpoint = load_checkpoint(weights)
+        checkpoint = load_checkpoint(weights, mapped=True)
         for wrapper in _WRAPPERS:
             if isinstance(checkpoint.get(wrapper), Mapping):
                 checkpoint = checkpoint[wrapper]
-        load_strictly(vit, name, state_dict_of(checkpoint), weights, resize)
-    elif init == "pretrained" and name == DEIT_SMALL.name:
-        load_strictly(vit, name, fetch(DEIT_SMALL, _OPTION), DEIT_SMALL.cached, resize)
-    elif init == "pretrained":
-        load_strictly(vit, name, *fetch_timm(name, _OPTION), resize)
-
-
-def load_strictly(
-    vit: nn.Module,
-    name: str,
-    state: Mapping[str, Tensor],
-    source: Path | str,
-    resize_patches: bool = False,
-) -> None:
-    """Load all but the classifier; position embeddings are resized to the input's size.
-
-    Args:
-        vit: timm VisionTransformer or Eva without classifier.
-        name: its timm name.
-        state: tensors in timm's layout, or one that timm converts.
-        source: the file, for messages.
-        resize_patches: accept patches of another size, too.
-
-    Raises:
-        UserError: the tensors are those of another network.
-    """
-    _require_patches(vit, name, state, source, resize_patches)
+        state, source = state_dict_of(checkpoint), weights
+    elif init != "pretrained":
+        return
+    elif name == DEIT_SMALL.name:
+        state, source = fetch(DEIT_SMALL, names), DEIT_SMALL.cached
+    else:
+        state, source = fetch_timm(name, names)
+    if "patch_size" not in (model_args or {}):
+        _require_patches(vit, name, state, source, names)
     _require_used_biases(vit, name, state, source)
-    own, converted = vit.state_dict(), _converted(vit, name, state, source)
-    require_weights(own, converted, source)
-    more = [key for key in converted if key not in own and not key.startswith(_CLASSIFIER)]
-    if more:
-        raise UserError(
-            f"{source} holds {len(more)} tensors that {name} does not have, the first is "
-            f"{more[0]}: give the weights of {name}."
-        )
-    vit.load_state_dict({key: converted[key] for key in own})
+    load_strictly(
+        vit,
+        _converted(vit, name, state, source),
+        source,
+        Allowed(left_out=_CLASSIFIER),
+        called=name,
+        remedy=f"give the weights of {name}",
+    )
 
 
 def _converted(
@@ -107,21 +89,21 @@ def _converted(
             return convert(dict(state), vit)
     except _FILTER_ERRORS:
         raise UserError(
-            f"{source} does not hold the weights of {name}: timm cannot convert them; give the "
+            f"{source} does not fit {name}: timm cannot convert its tensors; give the "
             f"weights of {name}."
         ) from None
 
 
 def _require_patches(
-    vit: nn.Module, name: str, state: Mapping[str, Tensor], source: Path | str, resize: bool
+    vit: nn.Module, name: str, state: Mapping[str, Tensor], source: Path | str, names: OptionNames
 ) -> None:
     """timm would resize patches of another size without a word."""
     patch = vit.patch_embed.patch_size[0]
     for key, value in state.items():
-        if key.endswith(_PATCHES) and value.ndim == 4 and value.shape[-1] != patch and not resize:
+        if key.endswith(_PATCHES) and value.ndim == 4 and value.shape[-1] != patch:
             raise UserError(
                 f"{source} has patches of {value.shape[-1]} pixels, {name} has {patch}: give the "
-                f"weights of {name}, or --vit_args patch_size={patch} to have them resized."
+                f"weights of {name}, or {names.arguments} patch_size={patch} to have them resized."
             )
 
 

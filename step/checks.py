@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from misc.checks import require_no_problems
 from misc.errors import UserError
 from misc.progress import log
 from net.crf import require_densecrf
@@ -25,7 +26,7 @@ from voc12.devkit import (
     MASK_FOLDER,
     OBJECT_MASK_FOLDER,
 )
-from voc12.preflight import find_problems, require_no_problems
+from voc12.preflight import find_problems
 from voc12.source import NO_LIST
 
 _ALL_LISTS = ("train_list", "val_list", "infer_list")

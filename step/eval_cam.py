@@ -106,7 +106,7 @@ def sweep(args: argparse.Namespace) -> None:
     thresholds = sorted(set(args.thresholds))
     scores = score_cams(run, scored, thresholds)
     for threshold, score in zip(thresholds, scores, strict=True):
-        log(f"  background score {threshold:.2f}: {show(percent(score.miou))} %")
+        log(f"  background score {threshold:.2f}: {show(percent(score.miou_of_occurring))} %")
 
 
 if __name__ == "__main__":

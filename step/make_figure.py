@@ -27,6 +27,7 @@ from misc.visualize import (
     edge_picture,
     heat_map,
     save_figure,
+    spread,
 )
 from step.run import Run, finished_run
 from voc12.devkit import Devkit
@@ -62,12 +63,6 @@ def make_figure(run: Run, target: Path) -> dict[str, Any]:
     save_figure(target, rows, COLUMNS, run.class_names)
     log(f"{target} shows {len(rows)} of {len(pictures)} pictures of {pictures.source}.")
     return {"figure": str(target)}
-
-
-def spread(names: Sequence[str], count: int) -> list[str]:
-    """At most `count` of the names, evenly spaced from the first to the last."""
-    places = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
-    return [names[place] for place in places]
 
 
 def output_files(run: Run, name: str) -> tuple[Path, Path, Path, Path, Path]:

@@ -1,29 +1,38 @@
 """The three networks: built from the options, loaded for what reads them, and kept when trained."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from misc.checkpoint import (
-    from_official,
-    is_official,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-    state_dict_of,
-)
+from misc.checkpoint import load_checkpoint, save_checkpoint, state_dict_of
+from misc.distributed import barrier, is_main_process
 from misc.files import remove_leftovers
 from misc.progress import log
 from misc.provenance import Record, seal_record, write_record
+from misc.training import Training
 from net.backbone import build_backbone, load_backbone
 from net.deit_cam import DeitCam, build_deit_cam
 from net.irn import IRNet
+from net.option_names import OptionNames
+from net.pretrained import load_weights
+from net.published_keys import from_published
 from net.resnet_cam import CnnCam, build_cnn_cam
 from step.options import CAM_BACKBONE
 from step.plan import OUTPUTS, list_facts, require_input, uses_cnn, uses_transformer
 from step.run import Run
+
+_CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random")
+_VIT_OPTIONS = OptionNames(
+    "--vit",
+    "--vit_weights",
+    "--init random",
+    "--vit_args",
+    "--tile_size",
+    "--tile_stride",
+    "--cam_crop_size",
+)
+_IRN_OPTIONS = OptionNames(weights="--irn_backbone_weights", random="--init random")
 
 
 def build_cnn(run: Run, trained: bool = False) -> CnnCam:
@@ -36,6 +45,7 @@ def build_cnn(run: Run, trained: bool = False) -> CnnCam:
         None if trained else options.cnn_weights,
         options.cnn_frozen_stages,
         options.fixed_batchnorm,
+        _CNN_OPTIONS,
     )
 
 
@@ -51,6 +61,7 @@ def build_deit(run: Run, trained: bool = False) -> DeitCam:
         "random" if trained else options.init,
         None if trained else options.vit_weights,
         options.vit_args,
+        _VIT_OPTIONS,
     )
 
 
@@ -59,12 +70,10 @@ def build_irn(run: Run, trained: bool = False) -> IRNet:
     options, weights = run.options, run.options.irn_backbone_weights
     of_cam = weights == CAM_BACKBONE
     init, local = ("random", None) if trained or of_cam else (options.init, weights)
-    backbone = build_backbone(options.irn_backbone, init, local, "--irn_backbone_weights")
+    backbone = build_backbone(options.irn_backbone, init, local, _IRN_OPTIONS)
     if of_cam and not trained:
         require_input("cam_weights_name", run)
-        state = state_dict_of(load_checkpoint(options.cam_weights_name))
-        if is_official(state, "cnn"):
-            state = from_official(state, "cnn")
+        state = from_published(state_dict_of(load_checkpoint(options.cam_weights_name)), "cnn")
         load_backbone(backbone, state, options.cam_weights_name)
     return IRNet(backbone)
 
@@ -91,23 +100,24 @@ def load_irn(run: Run, device: torch.device) -> IRNet:
 
 
 def save_weights(
-    run: Run,
-    models: Mapping[str, nn.Module],
-    record: Record,
-    history: Sequence[Mapping[str, Any]],
+    run: Run, models: Mapping[str, nn.Module], record: Record, training: Training
 ) -> None:
-    """Write trained networks, each with its record first.
+    """Write trained networks, each with its record first; what the training resumes from goes.
 
     Args:
         run: the run.
         models: by the option that names the file.
         record: what made them.
-        history: losses of every epoch, for the reader of the record.
+        training: that is finished.
     """
-    for name, model in models.items():
-        path = OUTPUTS[name].path(run)
-        write_record(path, record, list_facts(run, OUTPUTS[name]), {"history": history})
-        remove_leftovers(path)
-        save_checkpoint(path, model.state_dict())
-        seal_record(path)
-        log(f"wrote {path}")
+    if is_main_process():
+        for name, model in models.items():
+            output, facts = OUTPUTS[name], {"history": training.history}
+            path = output.path(run)
+            write_record(path, record, list_facts(run, output), facts)
+            remove_leftovers(path)
+            save_checkpoint(path, model.state_dict())
+            seal_record(path)
+            log(f"wrote {path}")
+        training.state_path.unlink(missing_ok=True)
+    barrier()  # nobody goes on before the weights are there

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from misc.outputs import check_removal, remove_file, remove_outputs
 from misc.progress import log
 from misc.provenance import read_record
-from step.plan import STEPS, state_path
+from misc.tensorboard import remove_event_files
+from step.plan import STEPS, board_dir, state_path
 from step.run import Run
 
 
@@ -53,3 +54,4 @@ def remove_before(run: Run, names: Sequence[str]) -> None:
                 log(f"--overwrite: removed {count} file(s) of {name}: {path}")
         if STEPS[name].trains:
             state_path(run, name).unlink(missing_ok=True)
+            remove_event_files(board_dir(run, name))

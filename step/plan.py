@@ -363,6 +363,11 @@ def _keeps_weights(step: Step, record: Record, run: Run) -> bool:
     return False
 
 
+def board_dir(run: Run, name: str) -> Path:
+    """Where a training step writes for TensorBoard."""
+    return run.options.result_dir / "logs" / name
+
+
 def state_path(run: Run, name: str) -> Path:
     """Where a training step keeps what it resumes from."""
     return STEPS[name].writes[0].path(run).with_name(STEPS[name].state)

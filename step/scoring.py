@@ -162,7 +162,7 @@ def report_segmentation(
     fp, fn = scores.false_positive, scores.false_negative
     names = ["background", *class_names]
     result = {
-        "miou": percent(scores.miou),
+        "miou": percent(scores.miou_of_occurring),
         "iou": by_class(names, scores.iou),
         "precision": by_class(names, scores.precision),
         "recall": by_class(names, scores.recall),

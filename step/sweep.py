@@ -253,7 +253,7 @@ def _rows(
             {
                 **setting,
                 "threshold": threshold,
-                "miou": percent(scores.miou),
+                "miou": percent(scores.miou_of_occurring),
                 "precision": percent(nan_mean(scores.precision[1:])),
                 "recall": percent(nan_mean(scores.recall[1:])),
                 "per_class": {

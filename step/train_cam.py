@@ -1,32 +1,41 @@
 """Step 1: train the CNN and the transformer branch together.
 
 Reads pictures and image labels of `--train_list`; writes `sess/res152_cam.pth` and
-`sess/deits_cam.pth`, and after every epoch the resumable `sess/train_cam.state.pth`.
+`sess/deits_cam.pth`, and after every epoch the resumable `sess/train_cam.state.pth` and points and
+a grid of pictures for TensorBoard in `result/logs/train_cam`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
-from misc.distributed import select_device
+from misc.batches import first_images, fit_batch
+from misc.distributed import all_reduce_sum, is_main_process, select_device, shard
 from misc.progress import progress
 from misc.schedule import PolyAdamW, PolySGD
 from misc.seed import seed_everything
-from misc.training import Training, autocast, eval_loader, fit_batch, to_device
+from misc.training import Hook, Loss, Training, autocast, eval_loader, to_device
+from misc.transforms import denormalise
+from misc.visualize import heat_map, picture_grid
 from net.backbone import calibrate_batchnorm
+from net.batchnorm import synchronise_batchnorm
 from net.deit_cam import DeitCam
 from net.losses import CamLosses, cam_losses, classification_loss
 from net.resnet_cam import CnnCam
 from step.networks import build_cnn, build_deit, save_weights
-from step.plan import begin, state_path
+from step.plan import begin, board_dir, state_path
 from step.run import Run
 from voc12.dataset import ClassificationDataset, ClassificationEvalDataset
 
 STEP = "train_cam"
 HEAD_FACTOR = 10.0  # learning rate of the classifiers over that of the networks
 _CALIBRATION_BATCHES = 4
+_GRID_PICTURES = 4
+_LEAST_MAP = 1e-5  # so that a map without any positive value stays 0
 
 
 def build_optimiser(
@@ -57,33 +66,20 @@ def build_optimiser(
     return PolySGD(groups, learning_rate, weight_decay, momentum, max_step=steps)
 
 
-def training_step(
-    models: dict[str, nn.Module],
-    optimisers: dict[str, torch.optim.Optimizer],
-    images: Tensor,
-    labels: Tensor,
-    cam_lambda: float,
-    precision: str = "float32",
+def training_losses(
+    models: Mapping[str, nn.Module], images: Tensor, labels: Tensor, precision: str = "float32"
 ) -> CamLosses:
-    """One update of both branches.
+    """Losses of both branches over some pictures.
 
     Args:
         models: `cnn` and `transformer`.
-        optimisers: likewise.
         images: (B, 3, S, S) normalised crops.
         labels: (B, C) of 0 and 1.
-        cam_lambda: weight of the refinement loss; 0 before it starts.
         precision: `float32` or `bfloat16`.
     """
     with autocast(images.device, precision):
         maps = models["cnn"](images), models["transformer"](images)
-    losses = cam_losses(*maps, labels, images.shape[-1])
-    for optimiser in optimisers.values():
-        optimiser.zero_grad()
-    losses.total(cam_lambda).backward()
-    for optimiser in optimisers.values():
-        optimiser.step()
-    return CamLosses(*(loss.detach() for loss in losses))
+    return cam_losses(*maps, labels, images.shape[-1])
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -95,8 +91,7 @@ def run(run: Run) -> dict[str, Any]:
     training.run()
     models = {"cam_weights_name": training.models["cnn"]}
     models["deit_weights_name"] = training.models["transformer"]
-    save_weights(run, models, work.record, training.history)
-    training.state_path.unlink(missing_ok=True)
+    save_weights(run, models, work.record, training)
     return {"epochs": training.history}
 
 
@@ -130,19 +125,23 @@ def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> Training:
         ),
     }
     if options.init == "random" and options.cnn_weights is None and options.fixed_batchnorm:
-        calibrate_batchnorm(models["cnn"].backbone, _first_images(dataset, batch_size, device))
+        first = first_images(dataset, batch_size)
+        calibrate_batchnorm(models["cnn"].backbone, (images.to(device) for images in first))
+    for model in models.values():
+        synchronise_batchnorm(model)
 
-    def step(batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
-        weight = options.cam_lambda if epoch + 1 >= options.cam_refine_epoch else 0.0
-        images, labels = batch["image"], batch["label"]
-        losses = training_step(models, optimisers, images, labels, weight, options.precision)
-        return {"cnn": losses.cnn, "transformer": losses.transformer, "l1": losses.refinement}
+    def step(parallel: Mapping[str, nn.Module], batch: dict[str, Any], epoch: int) -> Loss:
+        cam_lambda = options.cam_lambda if epoch + 1 >= options.cam_refine_epoch else 0.0
+        found = training_losses(parallel, batch["image"], batch["label"], options.precision)
+        losses = CamLosses(*(batch["weight"] * loss for loss in found))  # means over pictures
+        parts = {"cnn": losses.cnn, "transformer": losses.transformer, "l1": losses.refinement}
+        return Loss(losses.total(cam_lambda), {n: loss.detach() for n, loss in parts.items()})
 
-    return Training(
+    training = Training(
         title="train_cam",
         dataset=dataset,
         batch_size=batch_size,
-        epochs=options.cam_num_epoches,
+        units=options.cam_num_epoches,
         seed=options.seed,
         models=models,
         optimisers=optimisers,
@@ -151,18 +150,29 @@ def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> Training:
         state_path=state_path(run, STEP),
         fingerprint=fingerprint,
         num_workers=options.num_workers,
-        after_epoch=lambda epoch: validate(run, models, device),
+        board_dir=board_dir(run, STEP),
+        measure=lambda _: validate(run, models, device),
+        hooks=(Hook(1, lambda epoch: _draw(training, epoch)),),
     )
+    return training
 
 
-def _first_images(
-    dataset: ClassificationDataset, batch_size: int, device: torch.device
-) -> Iterator[Tensor]:
-    """The first few batches of pictures, to calibrate batch norm."""
-    count = min(len(dataset), _CALIBRATION_BATCHES * batch_size)
-    for start in range(0, count, batch_size):
-        stop = min(start + batch_size, count)
-        yield torch.stack([dataset[i]["image"] for i in range(start, stop)]).to(device)
+@torch.no_grad()
+def _draw(training: Training, epoch: int) -> None:
+    """A few training pictures with the strongest map of their classes by both branches."""
+    if not is_main_process():
+        return
+    images, labels = (training.batch[name][:_GRID_PICTURES] for name in ("image", "label"))
+    columns = [[denormalise(image.cpu().numpy()) for image in images]]
+    for model in training.models.values():
+        maps = F.interpolate(model.eval()(images).float(), images.shape[-2:], mode="bilinear")
+        maps = maps.relu() * labels[:, :, None, None]  # (B, C, S, S)
+        maps = maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=_LEAST_MAP)
+        columns.append(
+            [heat_map(p, m.cpu().numpy()) for p, m in zip(columns[0], maps, strict=True)]
+        )
+    rows = list(zip(*columns, strict=True))
+    training.board.picture("input_cnn_transformer", picture_grid(rows), epoch)
 
 
 @torch.no_grad()
@@ -178,11 +188,13 @@ def validate(run: Run, models: dict[str, nn.Module], device: torch.device) -> di
     for model in models.values():
         model.eval()
     sums = dict.fromkeys(models, 0.0)
-    loader = eval_loader(dataset, options.cam_batch_size, options.num_workers)
+    share = Subset(dataset, shard(range(len(dataset))))
+    loader = eval_loader(share, options.cam_batch_size, options.num_workers)
     for batch in progress(loader, "validate"):
         batch = to_device(batch, device)
         for name, model in models.items():
             with autocast(device, options.precision):
                 maps = model(batch["image"])
             sums[name] += float(classification_loss(maps, batch["label"])) * len(maps)
-    return {f"val_{name}": total / len(dataset) for name, total in sums.items()}
+    totals = all_reduce_sum(torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
+    return {f"val_{n}": total / len(dataset) for n, total in zip(sums, totals, strict=True)}

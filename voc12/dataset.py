@@ -1,7 +1,7 @@
 """Torch data sets over a devkit.
 
-A random item depends only on (seed, epoch, index): not on the number of workers, the order of
-access, the process or an interruption. Set `.epoch` before each pass.
+Items of training sets are keyed by (epoch, index). What is random in them depends only on (seed,
+epoch, index): not on the number of workers, the order of access, the process or an interruption.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from misc.epoch_random import EpochRandom
+from misc.batches import Key
 from misc.errors import UserError
 from misc.maps_io import IGNORE_LABEL, read_image, read_label
 from misc.transforms import (
@@ -53,15 +53,7 @@ class DevkitDataset(Dataset[dict[str, Any]]):
         return read_image(self.devkit.image_path(self.ids[index]))
 
 
-class RandomDevkitDataset(EpochRandom, DevkitDataset):
-    """Pictures with random augmentation that is a function of (seed, epoch, index)."""
-
-    def __init__(self, devkit: Devkit, ids: Sequence[str], seed: int) -> None:
-        EpochRandom.__init__(self, seed)
-        DevkitDataset.__init__(self, devkit, ids)
-
-
-class ClassificationDataset(RandomDevkitDataset):
+class ClassificationDataset(DevkitDataset):
     """Augmented crops with image-level labels, to train the CAM branches.
 
     Random long side, normalisation, random flip, random crop (zeros outside).
@@ -87,13 +79,15 @@ class ClassificationDataset(RandomDevkitDataset):
         long_side: tuple[int, int],
         seed: int,
     ) -> None:
-        super().__init__(devkit, ids, seed)
+        super().__init__(devkit, ids)
+        self.seed = seed
         self.labels = labels
         self.crop_size = crop_size
         self.long_side = long_side
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        rng = self.generator(index)
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        _, index = key
+        rng = np.random.default_rng([self.seed, *key])
         image = normalise(random_long_side(self.read_image(index), self.long_side, rng))
         (image,) = random_flip((image,), rng)
         (image,) = random_crop((image,), self.crop_size, (0,), rng)
@@ -153,7 +147,7 @@ class MultiScaleDataset(DevkitDataset):
         return {"name": self.ids[index], "size": (height, width), "images": images}
 
 
-class PairDataset(RandomDevkitDataset):
+class PairDataset(DevkitDataset):
     """Augmented crops with label maps on the grid of the network, to train IRNet.
 
     Random scale, normalisation, random flip, random crop (0 and 255 outside); the label is then
@@ -182,14 +176,16 @@ class PairDataset(RandomDevkitDataset):
         scale_range: tuple[float, float] = (0.5, 1.5),
         seed: int = 0,
     ) -> None:
-        super().__init__(devkit, ids, seed)
+        super().__init__(devkit, ids)
+        self.seed = seed
         self.label_dir = Path(label_dir)
         self.crop_size = crop_size
         self.scale_range = scale_range
         self.stride = stride
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        rng = self.generator(index)
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        _, index = key
+        rng = np.random.default_rng([self.seed, *key])
         image, label = random_rescale_pair(*self._read_pair(index), self.scale_range, rng)
         image, label = random_flip((normalise(image), label), rng)
         image, label = random_crop((image, label), self.crop_size, (0, IGNORE_LABEL), rng)

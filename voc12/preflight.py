@@ -1,18 +1,16 @@
 """Look at all of the data before hours are spent on it, and report everything at once."""
 
 import itertools
-import os
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from misc.checks import attempt, problems_of_each
 from misc.errors import UserError
 from misc.maps_io import IGNORE_LABEL, LABEL_VALUES, opened_image, read_label
-from misc.progress import progress
 from misc.provenance import read_record, record_path
 from voc12.devkit import (
     ANNOTATION_FOLDER,
@@ -26,8 +24,6 @@ from voc12.devkit import (
 )
 from voc12.labels import ImageNames, check_names, read_annotation, read_cls_labels
 
-MAX_SHOWN = 20
-MAX_THREADS = 8
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = 1
 
@@ -58,6 +54,8 @@ def find_problems(
     label_ids: Iterable[str] = (),
     cls_labels: Path | None = None,
     mask_dir: Path | None = None,
+    root_option: str = "--voc12_root ",
+    classes_option: str = "--classes",
 ) -> list[str]:
     """Check every file that a run will read; each picture is decoded once, in threads.
 
@@ -70,62 +68,38 @@ def find_problems(
         label_ids: ids whose image labels are needed.
         cls_labels: CSV, JSON or NPY file used instead of Annotations.
         mask_dir: folder with ID.png used instead of the devkit's masks.
+        root_option: what stands in front of the devkit's folder in a command, for messages.
+        classes_option: what names the class list, for messages.
 
     Returns:
         Problems as `kind: what and where`, none if all is well.
     """
     if not devkit.root.is_dir():
-        return [_missing_root(devkit.root)]
+        return [_missing_root(devkit.root, root_option)]
     needed = {
         "images": tuple(image_ids),
         "masks": tuple(mask_ids),
         "object_masks": tuple(object_mask_ids),
         "labels": tuple(label_ids),
     }
-    table, problems = _read_label_table(cls_labels if needed["labels"] else None, classes)
+    problems: list[str] = []
+    table = None
+    if cls_labels is not None and needed["labels"]:
+        kind = "unusable image labels"
+        table = attempt(kind, lambda: read_cls_labels(cls_labels, classes), problems)
     if needed["masks"]:
-        problems += _masks_of_other_classes(_mask_folders(devkit, mask_dir), tuple(classes))
+        problems += _masks_of_other_classes(
+            _mask_folders(devkit, mask_dir), tuple(classes), classes_option
+        )
     missing = _missing_folders(devkit, needed, cls_labels is not None, mask_dir)
     if missing:
-        problems += [text + _inner_root_hint(devkit.root) for text in missing.values()]
+        problems += [text + _inner_root_hint(devkit.root, root_option) for text in missing.values()]
     # One line says that a folder is missing, not one line for every file that should be in it.
     unusable = set(missing) | ({"labels"} if cls_labels is not None and table is None else set())
     wanted = {part: frozenset(() if part in unusable else needed[part]) for part in needed}
     purposes = Purposes(devkit, tuple(classes), **wanted, mask_dir=mask_dir, label_table=table)
     every_id = tuple(dict.fromkeys(itertools.chain.from_iterable(needed.values())))
-    return problems + _check_all(every_id, purposes)
-
-
-def require_no_problems(problems: Sequence[str]) -> None:
-    """Refuse to go on with bad data.
-
-    Raises:
-        UserError: there are problems; the message counts them by kind and shows the first few.
-    """
-    if not problems:
-        return
-    kinds: dict[str, list[str]] = defaultdict(list)
-    for problem in problems:
-        kind, _, detail = problem.partition(": ")
-        kinds[kind].append(detail)
-    shown = max(1, MAX_SHOWN // len(kinds))
-    numbers = itertools.count(1)
-    lines = [f"Nothing was started, {len(problems)} problem{'s' if len(problems) > 1 else ''}:"]
-    for kind, details in kinds.items():
-        lines.append(f"{kind} ({len(details)}):")
-        lines += [f"  {next(numbers)}. {detail}" for detail in details[:shown]]
-        if len(details) > shown:
-            lines.append(f"  .. and {len(details) - shown} more")
-    raise UserError("\n".join(lines))
-
-
-def _read_label_table(
-    path: Path | None, classes: Sequence[str]
-) -> tuple[dict[str, ImageNames] | None, list[str]]:
-    try:
-        return (None if path is None else read_cls_labels(path, classes)), []
-    except UserError as error:
-        return None, [f"unusable image labels: {error}"]
+    return problems + problems_of_each(partial(_check_id, purposes), every_id)
 
 
 def _missing_folders(
@@ -152,7 +126,9 @@ def _mask_folders(devkit: Devkit, mask_dir: Path | None) -> tuple[Path, ...]:
     return own if mask_dir is None else (mask_dir,)
 
 
-def _masks_of_other_classes(folders: Sequence[Path], classes: tuple[str, ...]) -> list[str]:
+def _masks_of_other_classes(
+    folders: Sequence[Path], classes: tuple[str, ...], option: str
+) -> list[str]:
     """Masks whose record names other classes, which their values alone may not tell."""
     problems = []
     for folder in filter(Path.is_dir, folders):
@@ -163,34 +139,27 @@ def _masks_of_other_classes(folders: Sequence[Path], classes: tuple[str, ...]) -
             label, (theirs, ours) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
             problems.append(
                 f"masks of other classes: label {label} is {theirs!r} in {record_path(folder)}, "
-                f"but {ours!r} in this run; name the classes of the masks with --classes"
+                f"but {ours!r} in this run; name the classes of the masks with {option}"
             )
     return problems
 
 
-def _missing_root(root: Path) -> str:
+def _missing_root(root: Path, option: str) -> str:
     return (
-        f"missing folder: {root} (--voc12_root) does not exist; it must hold {IMAGE_FOLDER}/ID.jpg "
-        f"and, as needed, {ANNOTATION_FOLDER}/ID.xml, {MASK_FOLDER}/ID.png, "
+        f"missing folder: {root} ({option.rstrip(' =')}) does not exist; it must hold "
+        f"{IMAGE_FOLDER}/ID.jpg and, as needed, {ANNOTATION_FOLDER}/ID.xml, {MASK_FOLDER}/ID.png, "
         f"{OBJECT_MASK_FOLDER}/ID.png and {LIST_FOLDER}/*.txt"
     )
 
 
-def _inner_root_hint(root: Path) -> str:
+def _inner_root_hint(root: Path, option: str) -> str:
     """Whoever names VOCdevkit means the folder VOC2012 in it."""
     for inner in sorted(root.glob(f"*/{IMAGE_FOLDER}")) + sorted(root.glob(f"*/*/{IMAGE_FOLDER}")):
-        return f"; did you mean --voc12_root {inner.parent}?"
+        return f"; did you mean {option}{inner.parent}?"
     return ""
 
 
-def _check_all(ids: Sequence[str], purposes: Purposes) -> list[str]:
-    workers = min(MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda image_id: _check_id(image_id, purposes), ids)
-        return [p for part in progress(found, "checking the data", total=len(ids)) for p in part]
-
-
-def _check_id(image_id: str, purposes: Purposes) -> list[str]:
+def _check_id(purposes: Purposes, image_id: str) -> list[str]:
     devkit = purposes.devkit
     path = devkit.image_path(image_id)
     size, problems = _check_picture(image_id, path, decode=image_id in purposes.images)

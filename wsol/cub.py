@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from misc.errors import UserError
 from voc12.lists import some_of
-from voc12.preflight import require_no_problems
 from wsol.pictures import Box, ImageSet, Picture
 
 T = TypeVar("T")
@@ -21,17 +20,6 @@ TABLES = (IMAGES_FILE, LABELS_FILE, SPLIT_FILE, BOXES_FILE)
 CLASSES_FILE = "classes.txt"
 IMAGE_FOLDER = "images"
 MASK_FOLDER = "segmentations"
-
-
-def read_cub(root: Path) -> ImageSet:
-    """Read a data set in the layout of CUB-200-2011.
-
-    Raises:
-        UserError: files are missing, malformed or disagree; every problem is listed.
-    """
-    image_set, problems = scan_cub(root)
-    require_no_problems(problems)
-    return image_set
 
 
 def scan_cub(root: Path) -> tuple[ImageSet, list[str]]:

@@ -1,45 +1,40 @@
 """Training of both networks, epoch by epoch, each followed by an evaluation on the test split."""
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 from torch.optim import Optimizer
 
+from misc.batches import first_images
 from misc.config import flatten
 from misc.distributed import (
-    data_parallel,
     is_main_process,
     join_processes,
-    rank,
     select_device,
-    share_of_batch,
-    world_size,
 )
 from misc.errors import UserError
-from misc.files import write_json
+from misc.files import atomic_path, write_json
 from misc.progress import log, set_log_file
 from misc.provenance import Record
 from misc.schedule import scale_learning_rates
 from misc.seed import run_facts, seed_everything
 from misc.tensorboard import require_tensorboard
-from misc.training import Training, eval_loader
+from misc.training import Loss, Training
 from net.backbone import calibrate_batchnorm
+from net.batchnorm import synchronise_batchnorm
 from wsol import lineage
 from wsol.config import TRAINING, Config, Paths, paths_of
-from wsol.epoch_log import EpochLog
 from wsol.evaluation import epoch_in_words, evaluate
 from wsol.model import CNN, TRANSFORMER, Networks, build_cnn, build_transformer
-from wsol.optimisation import build_optimisers, rate_factor, refine_weight, training_step
+from wsol.optimisation import build_optimisers, rate_factor, refine_weight, training_losses
 from wsol.pictures import TEST, ImageSet, TrainPictures
 from wsol.selection import keep_weights, log_summary, summary
 from wsol.source import open_pictures, training_pictures
-
-_CALIBRATION_BATCHES = 4
 
 
 def train(
@@ -68,8 +63,6 @@ def train(
             that is not finite.
     """
     device, paths = select_device(device_name), paths_of(config)
-    share_of_batch(config.TRAIN.BATCH_SIZE, "TRAIN.BATCH_SIZE", even=False)
-    _require_fixed_batchnorm(config)
     join_processes(device)
     _open_log(paths, notes)
     image_set = open_pictures(config)
@@ -82,15 +75,6 @@ def train(
     lineage.claim(paths, record, overwrite)
     epochs.training.run()
     return epochs.finish()
-
-
-def _require_fixed_batchnorm(config: Config) -> None:
-    """Several processes would each normalise by the statistics of their part of a batch."""
-    if world_size() > 1 and not config.MODEL.FIXED_BATCHNORM:
-        raise UserError(
-            f"MODEL.FIXED_BATCHNORM is False, which {world_size()} processes cannot train equally "
-            "to one; use one process, or MODEL.FIXED_BATCHNORM True."
-        )
 
 
 def _open_log(paths: Paths, notes: Sequence[str]) -> None:
@@ -113,39 +97,27 @@ def _prepare(
     seed_everything(config.BASIC.SEED)
     paths, dataset = paths_of(config), training_pictures(config, image_set)
     networks = _build_networks(config, dataset, device, started)
-    if world_size() > 1:  # drop path of every process is its own
-        torch.manual_seed(config.BASIC.SEED + rank())
-    models = {name: data_parallel(net, device) for name, net in networks._asdict().items()}
     optimisers = build_optimisers(networks, config, record.arguments["--lr"])
     epochs = Epochs(config, record, device, image_set, networks, optimisers)
-
-    def step(batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
-        return training_step(
-            models,
-            optimisers,
-            batch["image"],
-            batch["label"],
-            refine_weight(config, epoch + 1),
-            config.SOLVER.PRECISION,
-            batch["weight"],
-        )
-
     epochs.training = Training(
         title=TRAINING,
         dataset=dataset,
         batch_size=config.TRAIN.BATCH_SIZE,
         drop_last=False,
-        epochs=config.SOLVER.NUM_EPOCHS,
+        units=config.SOLVER.NUM_EPOCHS,
         seed=config.BASIC.SEED,
-        models=models,
+        models=networks._asdict(),
         optimisers=optimisers,
-        step=step,
+        step=epochs.step,
         device=device,
         state_path=paths.state,
         fingerprint=record.fingerprint,
         num_workers=config.BASIC.NUM_WORKERS,
-        before_epoch=epochs.before,
-        after_epoch=epochs.after,
+        board_dir=paths.board,
+        curves=epochs.rates,
+        before=epochs.before,
+        measure=epochs.measure,
+        settle=epochs.settle,
         in_words=epoch_in_words,
     )
     return epochs
@@ -160,9 +132,10 @@ def _build_networks(
     model = config.MODEL
     untrained = model.INIT == "random" and model.CNN_WEIGHTS is None
     if untrained and model.FIXED_BATCHNORM and not started:
-        batches = eval_loader(dataset, config.TRAIN.BATCH_SIZE, num_workers=0)
-        first = (batch["image"].to(device) for batch in islice(batches, _CALIBRATION_BATCHES))
-        calibrate_batchnorm(networks.cnn.backbone, first)
+        first = first_images(dataset, config.TRAIN.BATCH_SIZE)
+        calibrate_batchnorm(networks.cnn.backbone, (images.to(device) for images in first))
+    for network in networks:
+        synchronise_batchnorm(network)
     for name, text in lineage.initialisation(config).items():
         log(f"{name}: {text}.")
     return networks
@@ -191,7 +164,6 @@ class Epochs:
 
     def __post_init__(self) -> None:
         self.paths = paths_of(self.config)
-        self._log = EpochLog(self.paths, self.rates)
         self._start = 0.0
         self._facts = {
             "arguments": {"--lr": self.record.arguments["--lr"], **flatten(self.config)},
@@ -207,20 +179,32 @@ class Epochs:
             "rate_cnn": cnn_factor * solver.CNN_LR,
         }
 
+    def step(self, models: Mapping[str, nn.Module], batch: dict[str, Any], epoch: int) -> Loss:
+        """This process's part of the losses of a batch in an epoch, from 0."""
+        l1_weight = refine_weight(self.config, epoch + 1)
+        losses, right = training_losses(
+            models, batch["image"], batch["label"], l1_weight, self.config.SOLVER.PRECISION
+        )
+        parts = {f"loss_{TRANSFORMER}": losses.transformer, f"loss_{CNN}": losses.cnn}
+        parts |= {"loss_l1": losses.refinement, "prec1": right}
+        weight = batch["weight"]
+        return Loss(
+            weight * losses.total(l1_weight), {n: weight * v.detach() for n, v in parts.items()}
+        )
+
     def before(self, epoch: int) -> None:
-        """Write what the epoch before left, and set the learning rates; `epoch` is from 0."""
-        self._settle()
+        """Set the learning rates of an epoch, from 0."""
         factor = rate_factor(self.config, epoch + 1)
         scale_learning_rates(self.optimisers[TRANSFORMER], factor)
         if self.config.SOLVER.DECAY_CNN:
             scale_learning_rates(self.optimisers[CNN], factor)
         self._start = time.perf_counter()
 
-    def after(self, epoch: int) -> dict[str, float]:
-        """Scores in percent on the test split after an epoch, from 0."""
+    def measure(self, epoch: int) -> dict[str, float]:
+        """Scores in percent on the test split after an epoch, from 1."""
         seconds = time.perf_counter() - self._start
-        self.step_seconds.append(seconds / self.training.steps_per_epoch)
-        is_last = epoch + 1 == self.config.SOLVER.NUM_EPOCHS
+        self.step_seconds.append(seconds / self.training.steps_per_unit)
+        is_last = epoch == self.config.SOLVER.NUM_EPOCHS
         boxed = is_last and self.config.TEST.SAVE_BOXED_IMAGE
         found = evaluate(
             self.networks,
@@ -235,8 +219,6 @@ class Epochs:
 
     def finish(self) -> dict[str, Any]:
         """Write results.json and say the scores; returns its content."""
-        self._settle()
-        self._log.close()
         results = summary(self.training.history, self.paths)
         content = {
             "results": results,
@@ -252,12 +234,19 @@ class Epochs:
         log(f"weights, log.jsonl and results.json are in {self.paths.folder}")
         return content
 
-    def _settle(self) -> None:
-        """Write the files of the newest finished epoch."""
+    def settle(self) -> None:
+        """Write the weights of the newest finished epoch, and a line for every one.
+
+        The history comes from the training state, so that a resumed run has every epoch once, also
+        where it was killed between the state and these files.
+        """
         history = self.training.history
-        if history and is_main_process():
-            keep_weights(self.networks, history, self.paths, self.record, self._facts)
-        self._log.write(history)
+        if not history or not is_main_process():
+            return
+        keep_weights(self.networks, history, self.paths, self.record, self._facts)
+        rows = ({"epoch": e, **row, **self.rates(e)} for e, row in enumerate(history, start=1))
+        with atomic_path(self.paths.epoch_log) as temporary:
+            temporary.write_text("".join(f"{json.dumps(r)}\n" for r in rows), encoding="utf-8")
 
     def _speed(self) -> dict[str, float]:
         """Mean wall times of this process's epochs; nothing when all were finished before."""

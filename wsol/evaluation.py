@@ -10,13 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from misc.distributed import barrier, shard
-from misc.errors import UserError
+from misc.distributed import shard, together
 from misc.progress import log, progress
 from misc.training import autocast, eval_loader, to_device
 from wsol.config import Config
-from wsol.drawing import save_boxed, square_photo
-from wsol.localization import KINDS, LocalisationResult, LocalisationScores, boxes_at
+from wsol.figure import save_boxed, square_photo
+from wsol.localization import (
+    KINDS,
+    LocalisationResult,
+    LocalisationScores,
+    boxes_at,
+    require_finite,
+)
 from wsol.model import Networks, localise
 from wsol.pictures import NO_SCALED_BOX, Picture
 from wsol.source import whole_pictures
@@ -85,18 +90,18 @@ def evaluate(
     """
     scores = LocalisationScores(thresholds)
     start = time.perf_counter()
-    for found in _localised(networks.eval(), pictures, config, device):
-        boxes = boxes_at(found.cam, thresholds, config.DATA.CROP_SIZE)
-        scores.update(found.logits, found.label, boxes, found.truth)
-        if visit is not None:
-            visit(found, boxes[0])
-        if boxed_dir is not None:
-            picture = pictures[found.index]
-            photo = square_photo(picture.path, config.DATA.CROP_SIZE)
-            target = (boxed_dir / picture.name).with_suffix(".jpg")
-            save_boxed(target, photo, found.cam, found.truth, boxes[0])
+    with together():
+        for found in _localised(networks.eval(), pictures, config, device):
+            boxes = boxes_at(found.cam, thresholds, config.DATA.CROP_SIZE)
+            scores.update(found.logits, found.label, boxes, found.truth)
+            if visit is not None:
+                visit(found, boxes[0])
+            if boxed_dir is not None:
+                picture = pictures[found.index]
+                photo = square_photo(picture.path, config.DATA.CROP_SIZE)
+                target = (boxed_dir / picture.name).with_suffix(".jpg")
+                save_boxed(target, photo, found.cam, found.truth, boxes[0])
     scores.reduce()
-    barrier()
     seconds = time.perf_counter() - start
     return Evaluation(scores.compute(), seconds / max(1, len(pictures)))
 
@@ -104,15 +109,21 @@ def evaluate(
 def _localised(
     networks: Networks, pictures: Sequence[Picture], config: Config, device: torch.device
 ) -> Iterator[Found]:
-    """This process's share of the pictures, one by one."""
-    share = Subset(whole_pictures(config, pictures), shard(range(len(pictures))))
-    loader = eval_loader(share, config.TEST.BATCH_SIZE, config.BASIC.NUM_WORKERS)
+    """This process's share of the pictures, one by one.
+
+    Whole batches are dealt out: their size decides how sums are rounded, and so now and then about
+    a box.
+    """
+    size, every = config.TEST.BATCH_SIZE, range(len(pictures))
+    mine = [index for start in shard(every[::size]) for index in every[start : start + size]]
+    share = Subset(whole_pictures(config, pictures), mine)
+    loader = eval_loader(share, size, config.BASIC.NUM_WORKERS)
     for batch in progress(loader, "evaluate"):
         batch = to_device(batch, device)
         with autocast(device, config.SOLVER.PRECISION):
             logits, cams = localise(networks, batch["image"], batch["label"], config.MODEL.CAM)
         for found in _unbatched(batch, logits, cams):
-            require_finite(found.logits, found.cam, pictures[found.index])
+            require_finite(found.logits, found.cam, pictures[found.index].path)
             yield found
 
 
@@ -121,19 +132,6 @@ def _unbatched(batch: dict[str, Any], logits: Tensor, cams: Tensor) -> Iterator[
     for index, label, scores, cam, box in zip(*(c.cpu().numpy() for c in columns), strict=True):
         truth = None if tuple(box) == NO_SCALED_BOX else box
         yield Found(int(index), int(label), scores, cam, truth)
-
-
-def require_finite(logits: np.ndarray, cam: np.ndarray, picture: Picture) -> None:
-    """Refuse class scores or a map of a picture with values that weights of any use do not give.
-
-    Raises:
-        UserError: not all are finite.
-    """
-    if not (np.isfinite(logits).all() and np.isfinite(cam).all()):
-        raise UserError(
-            f"the class scores or the map of {picture.path} are not finite, so the weights are of "
-            "no use; train again with a lower learning rate, or name another file of weights."
-        )
 
 
 def in_words(numbers: Mapping[str, float]) -> str:

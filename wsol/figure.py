@@ -1,4 +1,4 @@
-"""One figure of a few pictures: photo with boxes, both networks' maps and what is made of them."""
+"""Pictures with maps and boxes: single ones, and one figure of a few with all maps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,23 +6,65 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from misc.distributed import select_device
+from misc.distributed import (
+    gather_shards,
+    join_processes,
+    on_main,
+    select_device,
+    shard,
+    together,
+)
+from misc.files import atomic_path
+from misc.maps_io import read_image
 from misc.progress import log, progress
 from misc.training import eval_loader, to_device
-from misc.visualize import FigureRow, save_figure
-from step.make_figure import spread
+from misc.transforms import resize
+from misc.visualize import FigureRow, draw_box, heat_map, save_figure, spread
 from wsol.config import Config, paths_of
-from wsol.drawing import square_photo, with_boxes, with_heat
-from wsol.evaluation import require_finite
-from wsol.localization import boxes_at
+from wsol.localization import boxes_at, cam_to_heat, require_finite
 from wsol.model import Networks, load_networks, localise, views
-from wsol.pictures import NO_SCALED_BOX, Picture
+from wsol.pictures import BILINEAR, NO_SCALED_BOX, Picture
 from wsol.source import open_pictures, whole_pictures
 
 PHOTO, CNN_CAM = "true red, found green", "CNN CAM"
 ATTENTION, FUSED = "attention", "fused CAM"
 COLUMNS = (PHOTO, CNN_CAM, ATTENTION, FUSED)
+TRUE_COLOUR, ESTIMATED_COLOUR = (255, 0, 0), (0, 255, 0)  # red and green, as published
+_JPEG_QUALITY = 92
+_HEAT_MAX = 255
+
+
+def square_photo(path: Path, size: int) -> np.ndarray:
+    """A picture as the networks see it: (S, S, 3) uint8."""
+    return resize(read_image(path), (size, size), BILINEAR)
+
+
+def with_heat(photo: np.ndarray, cam: np.ndarray) -> np.ndarray:
+    """Lay a map (h, w), stretched to its whole range, over a square photo (S, S, 3) uint8."""
+    heat = cam_to_heat(cam, len(photo)) / _HEAT_MAX
+    return heat_map(photo, heat[None])
+
+
+def with_boxes(
+    photo: np.ndarray, truth: np.ndarray | None, estimated: np.ndarray | None
+) -> np.ndarray:
+    """Draw the true box in red and the estimated one in green, each (4,) x1, y1, x2, y2."""
+    last = len(photo) - 1  # an estimated box ends behind its last pixel
+    for box, colour in ((truth, TRUE_COLOUR), (estimated, ESTIMATED_COLOUR)):
+        if box is not None:
+            photo = draw_box(photo, np.minimum(box, last), colour)
+    return photo
+
+
+def save_boxed(
+    path: Path, photo: np.ndarray, cam: np.ndarray, truth: np.ndarray | None, estimated: np.ndarray
+) -> None:
+    """Write a JPEG: the map (h, w) over the photo (S, S, 3), with both boxes."""
+    picture = with_boxes(with_heat(photo, cam), truth, estimated)
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, quality=_JPEG_QUALITY)
 
 
 def draw(
@@ -49,15 +91,19 @@ def draw(
     """
     device, paths, split = select_device(device_name), paths_of(config), config.TEST.SPLIT
     weights, output = weights or paths.last, output or paths.figure
-    networks = load_networks(config, weights).to(device)
+    join_processes(device)
+    with together():
+        networks = load_networks(config, weights).to(device)
     image_set = open_pictures(config, (split,))
-    pictures = spread(image_set.split(split), count)
-    loader = eval_loader(whole_pictures(config, pictures), batch_size=1, num_workers=0)
-    rows = [
-        _row(config, networks, pictures[int(batch["index"])], batch, image_set.class_names)
-        for batch in (to_device(b, device) for b in progress(loader, "visualize"))
-    ]
-    save_figure(output, rows, COLUMNS, ())
+    share = shard(spread(image_set.split(split), count))
+    with together():
+        loader = eval_loader(whole_pictures(config, share), batch_size=1, num_workers=0)
+        rows = [
+            _row(config, networks, share[int(batch["index"])], batch, image_set.class_names)
+            for batch in (to_device(b, device) for b in progress(loader, "visualize"))
+        ]
+    rows = gather_shards(rows)
+    on_main(lambda: save_figure(output, rows, COLUMNS, ()))
     log(f"{output} shows {len(rows)} of {len(image_set.split(split))} pictures of {split}.")
     return output
 
@@ -71,7 +117,7 @@ def _row(
 ) -> FigureRow:
     images, label = batch["image"], batch["label"]
     logits, cam = localise(networks, images, label, config.MODEL.CAM)
-    require_finite(_array(logits), _array(cam), picture)
+    require_finite(_array(logits), _array(cam), picture.path)
     (estimated,) = boxes_at(_array(cam), [config.MODEL.CAM_THR], config.DATA.CROP_SIZE)
     box = batch["box"][0].cpu().numpy()
     truth = None if tuple(box) == NO_SCALED_BOX else box

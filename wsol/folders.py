@@ -8,7 +8,6 @@ from misc.errors import UserError
 from misc.progress import log
 from voc12.devkit import IMAGE_SUFFIXES
 from voc12.lists import some_of
-from voc12.preflight import require_no_problems
 from wsol.cub import parse_box, require_data_set
 from wsol.pictures import TEST, TRAIN, Box, ImageSet, Picture
 
@@ -21,17 +20,6 @@ TEST_EVERY = 5
 
 Files = dict[str, list[Path]]
 """Picture files by class name."""
-
-
-def read_folders(root: Path) -> ImageSet:
-    """Read a folder of class subfolders, see `scan_folders`.
-
-    Raises:
-        UserError: pictures are missing or the boxes do not fit; every problem is listed.
-    """
-    image_set, problems = scan_folders(root)
-    require_no_problems(problems)
-    return image_set
 
 
 def scan_folders(root: Path) -> tuple[ImageSet, list[str]]:

@@ -7,6 +7,7 @@ pixel, and overlaps count both end pixels of either.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from misc.distributed import all_reduce_sum
+from misc.errors import UserError
 
 KINDS = ("right", "wrong_class", "multi_instance", "part", "more", "wrong")
 """What can become of a picture; each picture with a box is of exactly one kind."""
@@ -192,6 +194,19 @@ def _kinds(cls_top1: bool, found: np.ndarray, boxes: np.ndarray, truths: np.ndar
     more = iog(boxes, nearest) >= MORE_IOG
     conditions = [wrong_class, found, several, part, more]
     return np.select(conditions, [WRONG_CLASS, RIGHT, MULTI_INSTANCE, PART, MORE], WRONG)
+
+
+def require_finite(logits: np.ndarray, cam: np.ndarray, path: Path) -> None:
+    """Refuse class scores or a map of a picture with values that weights of any use do not give.
+
+    Raises:
+        UserError: not all are finite.
+    """
+    if not (np.isfinite(logits).all() and np.isfinite(cam).all()):
+        raise UserError(
+            f"the class scores or the map of {path} are not finite, so the weights are of "
+            "no use; train again with a lower learning rate, or name another file of weights."
+        )
 
 
 # ---------------------------------------------------------------- many pictures

@@ -7,16 +7,16 @@ maps with 0 for background, 255 for pixels that are not scored, any other value 
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from misc.checks import problems_of_each, require_no_problems
 from misc.errors import UserError
 from misc.maps_io import BACKGROUND_LABEL, IGNORE_LABEL, opened_image, read_label
-from voc12.preflight import MAX_THREADS, require_no_problems
 from wsol import cub, folders
 from wsol.config import Config
 from wsol.pictures import Picture
@@ -85,23 +85,21 @@ def require_usable(config: Config, pictures: Sequence[Picture]) -> None:
     Raises:
         UserError: masks are unreadable or of another size than their picture; all are listed.
     """
-    with ThreadPoolExecutor(MAX_THREADS) as pool:
-        found = pool.map(lambda picture: _problem(config, picture), pictures)
-        require_no_problems([problem for problem in found if problem])
+    require_no_problems(problems_of_each(partial(_mask_problems, config), pictures))
 
 
-def _problem(config: Config, picture: Picture) -> str | None:
-    """What is wrong with a picture's mask; None if nothing is, or there is no mask."""
+def _mask_problems(config: Config, picture: Picture) -> list[str]:
+    """What is wrong with a picture's mask; nothing where there is no mask."""
     path = mask_path(config, picture)
     if path is None:
-        return None
+        return []
     try:
         mask = _layout(config).read(path)
         with opened_image(picture.path) as image:
             width, height = image.size
     except UserError as error:
-        return f"unusable mask: {error}"
+        return [f"unusable mask: {error}"]
     if mask.shape != (height, width):
         rows, columns = mask.shape
-        return f"mask of another size: {path} is {columns}x{rows}, its picture {width}x{height}"
-    return None
+        return [f"mask of another size: {path} is {columns}x{rows}, its picture {width}x{height}"]
+    return []

@@ -11,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from misc.checkpoint import from_official, load_checkpoint, state_dict_of, to_official
-from misc.errors import UserError, translated_options
+from misc.checkpoint import load_checkpoint, state_dict_of
+from misc.errors import UserError
 from net.normalisation import InputConversion
+from net.option_names import OptionNames
+from net.pretrained import load_strictly
+from net.published_keys import from_published, to_published
 from net.resnet_cam import CnnCam, build_cnn_cam
 from net.vit import Vit, build_vit, embed, patch_tokens, record_cls_rows, run_blocks
 from wsol.config import CamSource, Config
@@ -24,17 +27,11 @@ Name = Literal["transformer", "cnn"]
 _ENTRIES: dict[Name, str] = {TRANSFORMER: "state_dict", CNN: "cnn_state_dict"}
 _PARALLEL = "module."  # what DataParallel puts in front of the published keys
 _EPSILON = 1e-6
-_LONGEST_REASON = 300  # of torch's list of keys that do not fit
-
-# Networks are built by code whose messages name the options of run_sample.py.
-_KEYS = {
-    "--vit_weights": "MODEL.VIT_WEIGHTS",
-    "--vit_args": "MODEL.VIT_ARGS",
-    "--cnn_weights": "MODEL.CNN_WEIGHTS",
-    "--init random": "MODEL.INIT random",
-    "--vit ": "MODEL.ARCH ",
-    "--tile_size": "DATA.CROP_SIZE",
-}
+_RANDOM = "MODEL.INIT random"
+_VIT_KEYS = OptionNames(
+    "MODEL.ARCH", "MODEL.VIT_WEIGHTS", _RANDOM, "MODEL.VIT_ARGS", "DATA.CROP_SIZE"
+)
+_CNN_KEYS = OptionNames(weights="MODEL.CNN_WEIGHTS", random=_RANDOM)
 
 
 class TsCam(nn.Module):
@@ -200,8 +197,7 @@ def build_transformer(config: Config, init: str | None = None) -> TsCam:
     model, size = config.MODEL, config.DATA.CROP_SIZE
     arguments = {"drop_path_rate": model.DROP_PATH, **model.VIT_ARGS}
     weights = _file(model.VIT_WEIGHTS) if init is None else None
-    with translated_options(_KEYS):
-        vit = build_vit(model.vit, size, init or model.INIT, weights, arguments)
+    vit = build_vit(model.vit, size, init or model.INIT, weights, arguments, _VIT_KEYS)
     return TsCam(vit, config.DATA.NUM_CLASSES)
 
 
@@ -209,15 +205,15 @@ def build_cnn(config: Config, init: str | None = None) -> CnnCam:
     """CNN of a configuration; see `build_transformer`."""
     model = config.MODEL
     weights = _file(model.CNN_WEIGHTS) if init is None else None
-    with translated_options(_KEYS):
-        return build_cnn_cam(
-            model.CNN,
-            config.DATA.NUM_CLASSES,
-            init or model.INIT,
-            weights,
-            model.CNN_FROZEN_STAGES,
-            model.FIXED_BATCHNORM,
-        )
+    return build_cnn_cam(
+        model.CNN,
+        config.DATA.NUM_CLASSES,
+        init or model.INIT,
+        weights,
+        model.CNN_FROZEN_STAGES,
+        model.FIXED_BATCHNORM,
+        _CNN_KEYS,
+    )
 
 
 def _file(path: Path | None) -> str | None:
@@ -232,7 +228,7 @@ def published_states(transformer: TsCam, cnn: CnnCam) -> dict[str, dict[str, Ten
     """
     states = {TRANSFORMER: transformer.state_dict(), CNN: cnn.state_dict()}
     return {
-        _ENTRIES[name]: {_PARALLEL + k: v for k, v in to_official(state, name).items()}
+        _ENTRIES[name]: {_PARALLEL + k: v for k, v in to_published(state, name).items()}
         for name, state in states.items()
     }
 
@@ -251,7 +247,7 @@ def load_networks(config: Config, path: Path | str) -> Networks:
     Raises:
         UserError: the file is missing or holds other networks.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, mapped=True)
     needed = needed_networks(config.MODEL.CAM)
     absent = [_ENTRIES[name] for name in needed if _ENTRIES[name] not in checkpoint]
     if absent:
@@ -283,14 +279,10 @@ def _load_published(
 ) -> None:
     """Load the published keys of one network, strictly but for unused batch counters."""
     _require_state_dict(entry, name, path)
-    state = from_official(state_dict_of(entry), name)
-    own = network.state_dict()
-    counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
-    try:
-        network.load_state_dict({**counters, **state})
-    except RuntimeError as error:
-        reason = " ".join(str(error).split()[:_LONGEST_REASON])[:_LONGEST_REASON]
-        raise UserError(
-            f"{path} does not fit the {name} of this configuration ({reason}); use the MODEL and "
-            "DATA values that it was trained with."
-        ) from None
+    load_strictly(
+        network,
+        from_published(state_dict_of(entry), name),
+        path,
+        called=f"the {name} of this configuration",
+        remedy="use the MODEL and DATA values that it was trained with",
+    )

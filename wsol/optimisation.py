@@ -1,5 +1,7 @@
 """One training step of both networks, their optimisers, and what changes from epoch to epoch."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,29 +51,25 @@ def refine_weight(config: Config, epoch: int) -> float:
     return config.SOLVER.REFINE_WEIGHT if is_on else 0.0
 
 
-def training_step(
-    models: dict[str, nn.Module],
-    optimisers: dict[str, Optimizer],
+def training_losses(
+    models: Mapping[str, nn.Module],
     images: Tensor,
     labels: Tensor,
     l1_weight: float,
     precision: str = "float32",
-    weight: float = 1.0,
-) -> dict[str, Tensor]:
-    """One update of both networks.
+) -> tuple[CamLosses, Tensor]:
+    """Losses of both networks over some pictures.
 
     Args:
         models: `transformer` and `cnn`, images to raw class maps.
-        optimisers: likewise.
         images: (B, 3, S, S) normalised crops.
         labels: (B,) class indices.
         l1_weight: weight of the L1 loss; with 0 it is only measured.
         precision: `float32` or `bfloat16`.
-        weight: of this process's losses in the gradients, see `misc.training.Training`.
 
     Returns:
-        Cross entropies, mean absolute difference of the maps, and the share of pictures in percent
-        whose best class by the transformer is right; detached.
+        Cross entropies and mean absolute difference of the maps; and the share of pictures in
+        percent whose best class by the transformer is right.
     """
     with autocast(images.device, precision):
         maps = {name: model(images) for name, model in models.items()}
@@ -83,18 +81,8 @@ def training_step(
         transformer=F.cross_entropy(logits[TRANSFORMER], labels),
         refinement=difference,
     )
-    for optimiser in optimisers.values():
-        optimiser.zero_grad()
-    (weight * losses.total(l1_weight)).backward()
-    for optimiser in optimisers.values():
-        optimiser.step()
     right = (logits[TRANSFORMER].argmax(dim=1) == labels).float().mean()
-    return {
-        "loss_transformer": losses.transformer.detach(),
-        "loss_cnn": losses.cnn.detach(),
-        "loss_l1": losses.refinement.detach(),
-        "prec1": _PERCENT * right,
-    }
+    return losses, _PERCENT * right
 
 
 def mean_difference(first: Tensor, second: Tensor) -> Tensor:

@@ -31,10 +31,10 @@ from misc.page.document import (
     write_page,
 )
 from misc.progress import log
-from step.make_figure import spread
+from misc.visualize import spread
 from wsol.config import Config, Paths, paths_of
-from wsol.drawing import ESTIMATED_COLOUR, TRUE_COLOUR, square_photo
 from wsol.evaluation import SCORE_TITLES, TABLE_SCORES, Found
+from wsol.figure import ESTIMATED_COLOUR, TRUE_COLOUR, square_photo
 from wsol.localization import KINDS, cam_to_heat, iou
 from wsol.pictures import Picture
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from misc.epoch_random import EpochRandom
+from misc.batches import Key
 from misc.maps_io import read_image
 from misc.transforms import (
     IMAGENET_MEAN,
@@ -110,10 +110,10 @@ class _Pictures(Dataset[dict[str, Any]]):
         return {"image": tensor, "label": self.pictures[index].label, "index": index}
 
 
-class TrainPictures(EpochRandom, _Pictures):
+class TrainPictures(_Pictures):
     """Pictures resized to a square, randomly cropped and flipped.
 
-    A random item depends only on (seed, epoch, index); set `.epoch` before each pass.
+    Items are keyed by (epoch, index); what is random in them depends on (seed, epoch, index) alone.
 
     Args:
         pictures: of the set.
@@ -136,13 +136,14 @@ class TrainPictures(EpochRandom, _Pictures):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        EpochRandom.__init__(self, seed)
-        _Pictures.__init__(self, pictures, mean, std)
+        super().__init__(pictures, mean, std)
+        self.seed = seed
         self.resize_size = resize_size
         self.crop_size = crop_size
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        rng = self.generator(index)
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        _, index = key
+        rng = np.random.default_rng([self.seed, *key])
         size = (self.resize_size, self.resize_size)
         image = resize(read_image(self.pictures[index].path), size, BILINEAR)
         (image,) = random_crop((image,), self.crop_size, (0,), rng)

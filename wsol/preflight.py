@@ -1,15 +1,12 @@
 """Look at all pictures and boxes of a set before training, and report everything at once."""
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+from misc.checks import problems_of_each, require_no_problems
 from misc.errors import UserError
 from misc.maps_io import opened_image
-from misc.progress import progress
-from voc12.preflight import MAX_THREADS, require_no_problems
 from wsol.cub import scan_cub
 from wsol.folders import scan_folders
 from wsol.pictures import TEST, TRAIN, ImageSet, Picture
@@ -65,7 +62,8 @@ def find_problems(
         if not image_set.split(split)
     ]
     pictures = [picture for split in splits for picture in image_set.split(split)]
-    return problems + _label_problems(pictures, num_classes) + _check_all(pictures)
+    problems += _label_problems(pictures, num_classes)
+    return problems + problems_of_each(_check_picture, pictures)
 
 
 def _label_problems(pictures: Sequence[Picture], num_classes: int) -> list[str]:
@@ -76,13 +74,6 @@ def _label_problems(pictures: Sequence[Picture], num_classes: int) -> list[str]:
         f"label outside: the pictures have {count} classes but DATA.NUM_CLASSES is {num_classes}; "
         f"set it to {count}"
     ]
-
-
-def _check_all(pictures: Sequence[Picture]) -> list[str]:
-    workers = min(MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(_check_picture, pictures)
-        return [p for part in progress(found, "checking the data", len(pictures)) for p in part]
 
 
 def _check_picture(picture: Picture) -> list[str]:

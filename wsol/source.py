@@ -5,11 +5,11 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from misc.distributed import barrier, is_main_process
+from misc.distributed import on_main
 from misc.files import sha256_file
 from misc.progress import log
 from wsol import synthetic
-from wsol.config import Config
+from wsol.config import Config, Data
 from wsol.pictures import TEST, TRAIN, ImageSet, Picture, TestPictures, TrainPictures
 from wsol.preflight import CUB, load_checked
 
@@ -26,11 +26,12 @@ def open_pictures(config: Config, splits: Sequence[str] = (TRAIN, TEST)) -> Imag
     Raises:
         UserError: there is no data set, or something is wrong with it; all problems are listed.
     """
-    data = config.DATA
+    return on_main(lambda: _open(config.DATA, splits))
+
+
+def _open(data: Data, splits: Sequence[str]) -> ImageSet:
     if data.DATASET == SYNTHETIC:
-        if is_main_process():
-            synthetic.build(data.DATADIR)
-        barrier()
+        synthetic.build(data.DATADIR)
     layout = CUB if data.DATASET == SYNTHETIC else data.DATASET
     image_set = load_checked(layout, data.DATADIR, data.NUM_CLASSES, splits)
     counts = ", ".join(f"{len(image_set.split(split))} {split}" for split in splits)

@@ -1,14 +1,16 @@
 """Evaluation of a checkpoint: all scores at the configured threshold, localisation at many."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from misc.checkpoint import load_checkpoint
 from misc.config import flatten
-from misc.distributed import is_main_process, join_processes, select_device
+from misc.distributed import join_processes, on_main, select_device, together
 from misc.files import sha256_file, write_json
 from misc.progress import log
 from misc.seed import run_facts, seed_everything
@@ -16,7 +18,7 @@ from misc.tables import percent, show
 from wsol import page
 from wsol.box_accuracy import IOU_THRESHOLDS, MaxBoxAccuracy, MaxBoxResult
 from wsol.config import Config, paths_of
-from wsol.evaluation import TABLE_SCORES, Found, evaluate, in_words, log_table
+from wsol.evaluation import TABLE_SCORES, Evaluation, Found, evaluate, in_words, log_table
 from wsol.localization import LocalisationResult
 from wsol.masks import require_usable, square_mask
 from wsol.model import load_networks
@@ -69,10 +71,11 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
     join_processes(device)
     seed_everything(config.BASIC.SEED)
     weights = weights or paths.last
-    networks = load_networks(config, weights).to(device)
+    with together():
+        networks = load_networks(config, weights).to(device)
     image_set = open_pictures(config, (split,))
     pictures = image_set.split(split)
-    require_usable(config, pictures)
+    on_main(lambda: require_usable(config, pictures))
     more = ThresholdFreeScores(config, pictures)
     items = page.Items(config, pictures, image_set.class_names)
 
@@ -80,17 +83,27 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
         more.update(found)
         items.add(found, box)
 
-    found = evaluate(
-        networks,
-        pictures,
-        config,
-        device,
-        thresholds_of(config),
-        paths.boxed_images(split) if config.TEST.SAVE_BOXED_IMAGE else None,
-        visit,
-    )
+    boxed_dir = paths.boxed_images(split) if config.TEST.SAVE_BOXED_IMAGE else None
+    thresholds = thresholds_of(config)
+    found = evaluate(networks, pictures, config, device, thresholds, boxed_dir, visit)
     more.reduce()
-    boxes = more.boxes.compute()
+    content = on_main(partial(_record, config, weights, device, pictures, found, more))
+    if config.TEST.REPORT_NUM:
+        page.write(config, content, items)
+    return content
+
+
+def _record(
+    config: Config,
+    weights: Path,
+    device: torch.device,
+    pictures: Sequence[Picture],
+    found: Evaluation,
+    more: ThresholdFreeScores,
+) -> dict[str, Any]:
+    """Write and log the scores of a split; returns the content of the file."""
+    split, boxes = config.TEST.SPLIT, more.boxes.compute()
+    path = paths_of(config).evaluation(split)
     content = {
         "split": split,
         "pictures": {"count": len(pictures), "sha256": fingerprint(pictures)},
@@ -103,12 +116,9 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
         "arguments": flatten(config),
         **run_facts(device),
     }
-    if is_main_process():
-        write_json(paths.evaluation(split), content)
+    write_json(path, content)
     _tell(config, found.scores, content)
-    log(f"scores are in {paths.evaluation(split)}")
-    if config.TEST.REPORT_NUM:
-        page.write(config, content, items)
+    log(f"scores are in {path}")
     return content
 
 

@@ -20,15 +20,15 @@ from deeplab_runs import (
 from PIL import Image
 from pipeline import VAL_IDS, disturb_weights
 
-from deeplab import refinement
-from deeplab.config import FINAL, Crf, Mean
+from deeplab import crf, refinement
+from deeplab.config import FINAL, Config, Crf, Mean
 from misc.files import read_json, sha256_file
 from misc.maps_io import read_image, read_label
 from net.crf import CrfParameters, DenseCrf
 from voc12.devkit import Devkit
 
 NEAR_TIE = 1e-3  # the golden probabilities were rounded to float16
-TORCH_FREE = "import sys, deeplab.main, deeplab.refinement; sys.exit('torch' in sys.modules)"
+TORCH_FREE = "import sys, deeplab.main, deeplab.crf; sys.exit('torch' in sys.modules)"
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def refined(sample: Path, tmp_path: Path) -> Path:
 def test_label_maps_equal_the_published_ones(golden, kind: str) -> None:
     expected = golden("deeplab_crf")
     image, probabilities = expected["image"], expected["prob"].astype(np.float32)
-    label = refinement.refine_probabilities(probabilities, image, Crf(IMAGE=kind), Mean())
+    label = crf.refine_probabilities(probabilities, image, Crf(IMAGE=kind), Mean())
     settings = CrfParameters(0.7, 1, 3, 67, 3, 4, 10)
-    seen = refinement.crf_picture(image, kind, Mean())
+    seen = crf.crf_picture(image, kind, Mean())
     after = np.sort(DenseCrf(seen, 4, settings).refine_probabilities(probabilities), axis=0)
     differs = label != expected[f"label_{kind}"]
     assert (after[-1] - after[-2])[differs].max(initial=0) < NEAR_TIE
@@ -59,14 +59,14 @@ def test_official_picture_wraps_around() -> None:
     image = np.array([[[0, 116, 104], [255, 117, 0]]], np.uint8)
     # BGR minus (104.008, 116.669, 122.675), cut off towards 0, modulo 256
     expected = [[[0, 0, 256 - 122], [256 - 104, 0, 132]]]
-    np.testing.assert_array_equal(refinement.crf_picture(image, "official", Mean()), expected)
+    np.testing.assert_array_equal(crf.crf_picture(image, "official", Mean()), expected)
 
 
 def test_upsampling_and_softmax_equal_those_of_torch() -> None:
     logits = np.random.default_rng(0).normal(size=(21, 7, 9)).astype(np.float32) * 5
     for size in ((55, 70), (7, 9), (5, 20)):
         full = F.interpolate(torch.from_numpy(logits)[None], size, mode="bilinear")
-        probabilities = refinement.softmax(refinement.upsample(logits, size))
+        probabilities = crf.softmax(crf.upsample(logits, size))
         np.testing.assert_allclose(probabilities, full[0].softmax(0), atol=1e-4)
 
 
@@ -75,7 +75,7 @@ def test_every_setting_of_the_configuration_counts(golden) -> None:
     image, probabilities = expected["image"], expected["prob"].astype(np.float32)
 
     def refine(**values: object) -> np.ndarray:
-        return refinement.refine_probabilities(probabilities, image, Crf(**values), Mean())
+        return crf.refine_probabilities(probabilities, image, Crf(**values), Mean())
 
     default = refine()
     changes = {
@@ -107,7 +107,7 @@ def test_predictions_come_from_the_stored_logits(sample: Path) -> None:
         image = read_image(Devkit(sample).image_path(image_id))
         logits = torch.from_numpy(np.load(paths.logits_dir("val") / f"{image_id}.npy")).float()
         full = F.interpolate(logits[None], image.shape[:2], mode="bilinear")[0]
-        expected = refinement.refine_probabilities(
+        expected = crf.refine_probabilities(
             full.softmax(0).numpy(), image, config.CRF, config.IMAGE.MEAN
         )
         label = read_label(paths.prediction_dir("val", crf=True) / f"{image_id}.png")
@@ -138,6 +138,20 @@ def test_processes_give_the_same_pictures(sample: Path, tmp_path: Path) -> None:
     for image_id in VAL_IDS:
         assert sha256_file(one / f"{image_id}.png") == sha256_file(two / f"{image_id}.png")
     assert "in 2 processes" in log_of(sample, tmp_path, "crf")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 2), ({"n_jobs": 5}, 5), ({"n_jobs": 0}, 0), ({"N_JOBS": 3}, 3), ({"cores": 2}, 1)],
+)
+def test_processes_of_a_machine_share_its_cores(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, int], expected: int
+) -> None:
+    """Of 8 cores, each of three processes takes two, unless a number for each of them is given."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr(os, "cpu_count", lambda: options.get("cores", 8))
+    config = Config(CRF=Crf(N_JOBS=options.get("N_JOBS")))
+    assert refinement.workers_of(config, options.get("n_jobs")) == expected
 
 
 def test_finished_pictures_are_kept(sample: Path, refined: Path) -> None:

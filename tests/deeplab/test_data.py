@@ -15,9 +15,9 @@ from deeplab.data import (
     PictureDataset,
     TrainDataset,
     augment,
+    files_fingerprint,
     from_input,
     id_list,
-    label_fingerprint,
     scaled_size,
     subtract_mean,
     to_input,
@@ -280,13 +280,13 @@ def test_validation_labels_prefer_sbd_and_log_the_fallback(
     assert capsys.readouterr().out == ""
 
 
-def test_label_fingerprint_sees_contents_and_ids(config: Config) -> None:
+def test_files_fingerprint_sees_contents_and_ids(config: Config) -> None:
     paths = {image_id: training_label_path(config, image_id) for image_id in IDS}
-    before = label_fingerprint(paths)
-    assert label_fingerprint(dict(reversed(paths.items()))) == before
-    assert label_fingerprint({**paths, "a": paths["7"]}) != before
+    before = files_fingerprint(paths)
+    assert files_fingerprint(dict(reversed(paths.items()))) == before
+    assert files_fingerprint({**paths, "a": paths["7"]}) != before
     write_label(paths["a"], np.zeros(SIZES[0], np.uint8))
-    assert label_fingerprint(paths) != before
+    assert files_fingerprint(paths) != before
 
 
 def test_lists_by_name_and_by_file(config: Config, tmp_path: Path) -> None:

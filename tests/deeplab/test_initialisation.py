@@ -1,86 +1,39 @@
 """First weights of DeepLab: key layouts, the input they expect, what is said about them."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
-import published
 import pytest
 import timm
 import torch
 import torchvision
-from published_deeplab import RESNET101 as WHOLE
-from published_deeplab import coco_state, final_state
+from deeplab_weights import (
+    ASPP_TENSORS,
+    LITE,
+    N_CLASSES,
+    RATES,
+    RESNET50,
+    config_of,
+    same,
+    start,
+    trained,
+    vary_norms,
+    without_counters,
+)
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from deeplab import initialisation
-from deeplab.config import BACKBONE, IMAGENET, NO_INIT, RESNET101, Config, Dataset, Mean
-from deeplab.initialisation import InitReport, from_torchvision, initialise, load_trained
-from deeplab.model import ASPP, DeepLabV2, MultiScale, build_model
-from misc.checkpoint import StateDict, save_checkpoint
+from deeplab.config import IMAGENET, NO_INIT, Config, Mean
+from deeplab.initialisation import from_torchvision, initialise, load_trained
+from deeplab.model import ASPP, DeepLabV2, build_model
+from misc.checkpoint import save_checkpoint
 from misc.errors import UserError
 from misc.files import sha256_file
-from misc.provenance import Record, write_record
 from misc.transforms import IMAGENET_MEAN, IMAGENET_STD
 from net import backbone, pretrained
 from net.pretrained import WeightFile
-from net.resnet_cam import build_cnn_cam
-
-ONE_BLOCK, RESNET50, RATES = (1, 1, 1, 1), (3, 4, 6, 3), (1, 2)
-N_CLASSES, ASPP_TENSORS = 4, 4
-LITE = "tf_efficientnet_lite0"
-
-
-def config_of(init: object, **model: object) -> Config:
-    """Configuration of a small published network, or of what `model` says."""
-    keys = {"N_BLOCKS": ONE_BLOCK, "ATROUS_RATES": RATES, "INIT_MODEL": str(init), **model}
-    keys["NAME"] = BACKBONE if "BACKBONE" in model else RESNET101
-    data = Dataset(N_CLASSES=N_CLASSES)
-    return replace(Config(), MODEL=replace(Config().MODEL, **keys), DATASET=data)
-
-
-def start(init: object, seed: int = 1, **model: object) -> tuple[MultiScale, InitReport]:
-    """A new network and what its initialisation reports."""
-    torch.manual_seed(seed)
-    config = config_of(init, **model)
-    net = build_model(config)
-    return net, initialise(net, config)
-
-
-def without_counters(state: StateDict) -> StateDict:
-    return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-
-
-def trained(n_classes: int = N_CLASSES) -> StateDict:
-    """Weights of a trained small network, as in its final checkpoint."""
-    torch.manual_seed(0)
-    net = MultiScale(DeepLabV2(n_classes, ONE_BLOCK, RATES))
-    return vary_norms(net).state_dict()
-
-
-@torch.no_grad()
-def vary_norms(model: nn.Module) -> nn.Module:
-    """Give the batch norms statistics and weights as after a training."""
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.running_mean.normal_(std=0.3)
-            norm.running_var.uniform_(0.5, 2)
-            norm.weight.uniform_(0.5, 1.5)
-            norm.bias.normal_(std=0.3)
-    return model
-
-
-def same(net: MultiScale, state: StateDict, but: str = "-") -> bool:
-    """Whether the network has the weights of `state`, `base.` in front, except those named."""
-    own = net.state_dict()
-    return all(
-        torch.equal(own[key], value)
-        for key, value in without_counters(state).items()
-        if but not in key
-    )
-
 
 # ------------------------------------------------------------------- torchvision's key layout
 
@@ -241,163 +194,6 @@ def test_published_network_starts_from_torchvisions_first_resnet101() -> None:
 def test_no_imagenet_weights_for_other_block_numbers() -> None:
     with pytest.raises(UserError, match=r"N_BLOCKS is \[1, 1, 1, 1\].*\[3, 4, 23, 3\] \(resnet101"):
         start(IMAGENET)
-
-
-# ---------------------------------------------------------------------------------------- files
-
-
-def strip_base(state: StateDict) -> StateDict:
-    return {key.removeprefix("base."): value for key, value in state.items()}
-
-
-@pytest.mark.parametrize(
-    "layout",
-    [
-        lambda state: state,
-        lambda state: {f"module.{key}": value for key, value in state.items()},
-        lambda state: {"state_dict": strip_base(state)},
-    ],
-    ids=["published", "data parallel", "base alone"],
-)
-def test_deeplab_files(
-    tmp_path: Path, layout: Callable[[StateDict], dict], capsys: pytest.CaptureFixture
-) -> None:
-    state = final_state(ONE_BLOCK, N_CLASSES, len(RATES))
-    save_checkpoint(tmp_path / "w.pth", layout(state))
-    net, report = start(tmp_path / "w.pth")
-    assert same(net, state)
-    assert report.pixel_labels is True
-    assert report.sha256 == sha256_file(tmp_path / "w.pth")
-    assert report.missing == [] and report.loaded == len(without_counters(state))
-    printed = capsys.readouterr().out
-    assert "was trained on masks" in printed and "tensors not used" not in printed
-
-
-def test_published_coco_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A DeepLab v1 without `base.`, whose classifier of 91 classes is left out."""
-    state = coco_state(ONE_BLOCK)
-    save_checkpoint(tmp_path / "w.pth", state)
-    net, report = start(tmp_path / "w.pth")
-    body = {f"base.{key}": value for key, value in state.items() if not key.startswith("fc.")}
-    assert same(net, body)
-    assert report.pixel_labels is True
-    assert report.missing == [key for key in net.base.state_dict() if key.startswith(ASPP)]
-    assert report.loaded == len(without_counters(body))
-    printed = capsys.readouterr().out
-    assert "was trained on masks" in printed
-    assert "2 (fc.weight, fc.bias) of the file's tensors not used" in printed
-
-
-def test_classifier_that_is_none_is_left_out(tmp_path: Path) -> None:
-    state = final_state(ONE_BLOCK, N_CLASSES, len(RATES)) | {"base.aspp.c0.weight": torch.tensor(1)}
-    save_checkpoint(tmp_path / "w.pth", state)
-    _, report = start(tmp_path / "w.pth")
-    assert len(report.missing) == ASPP_TENSORS
-
-
-def test_backbone_that_is_partly_renamed_is_refused(tmp_path: Path) -> None:
-    """Older converters said `proj` for the shortcut: 4 % of the tensors, which mattered."""
-    state = coco_state(WHOLE)
-    renamed = {key.replace(".shortcut.", ".proj."): value for key, value in state.items()}
-    assert len(state.keys() - renamed.keys()) < 0.1 * len(state)
-    save_checkpoint(tmp_path / "w.pth", renamed)
-    with pytest.raises(UserError) as raised:
-        start(tmp_path / "w.pth", N_BLOCKS=WHOLE)
-    message = str(raised.value)
-    assert "has no layer2.block1.shortcut.conv.weight but layer2.block1.proj.conv.weight" in message
-    assert "20 of this network's tensors and 20 of its own have no counterpart" in message
-
-
-def published_cnn(state: StateDict) -> StateDict:
-    """The CNN branch as the published code saves it, under all of its names."""
-    names = {published.name_of(key, "cnn"): value for key, value in state.items()}
-    return published.file_of("cnn", names)
-
-
-def test_branch_of_the_pipeline_must_be_complete(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    state = build_cnn_cam("resnet18", 20, init="random").state_dict()
-    del state["backbone.layer3.0.conv1.weight"]
-    for layout in (state, published_cnn(state)):
-        save_checkpoint(tmp_path / "w.pth", layout)
-        with pytest.raises(UserError, match=r"has no backbone\.layer3\.0\.conv1\.weight but class"):
-            start(tmp_path / "w.pth", BACKBONE="resnet18")
-
-
-def test_classifier_of_other_classes_is_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    save_checkpoint(tmp_path / "w.pth", trained(n_classes=21))
-    net, report = start(tmp_path / "w.pth")
-    assert same(net, trained(21), but=ASPP)
-    assert len(report.missing) == ASPP_TENSORS
-    printed = capsys.readouterr().out
-    assert "classifier (ASPP, 21 classes) is left out, this network's has 4" in printed
-
-
-def test_few_missing_tensors_are_named_and_many_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    state = trained()
-    del state["base.layer5.block1.shortcut.conv.weight"]
-    save_checkpoint(tmp_path / "w.pth", state)
-    _, report = start(tmp_path / "w.pth")
-    assert report.missing == ["layer5.block1.shortcut.conv.weight"]
-    assert "1 (layer5.block1.shortcut.conv.weight) start random" in capsys.readouterr().out
-    some = {key: value for key, value in state.items() if "layer5" not in key}
-    save_checkpoint(tmp_path / "w.pth", some)
-    with pytest.raises(UserError, match=r"w\.pth has 65 of the 85 .*76%.*layer5\.block1\.reduce"):
-        start(tmp_path / "w.pth")
-
-
-def test_weights_of_other_depths_are_refused(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "w.pth", MultiScale(DeepLabV2(4, (1, 2, 1, 1), RATES)).state_dict())
-    with pytest.raises(UserError, match=r"larger network, layer3\.block2.* first of 6 .*N_BLOCKS"):
-        start(tmp_path / "w.pth")
-    save_checkpoint(tmp_path / "w.pth", trained())
-    with pytest.raises(UserError, match=r"of the .* at least 90% are needed\), layer3\.block2"):
-        start(tmp_path / "w.pth", N_BLOCKS=(1, 3, 1, 1))
-    save_checkpoint(tmp_path / "w.pth", torchvision.models.resnet18().state_dict())
-    with pytest.raises(UserError, match=r"does not hold the weights of this network"):
-        start(tmp_path / "w.pth", N_BLOCKS=RESNET50)
-    with pytest.raises(UserError, match=r"nothing\.pth does not exist"):
-        start(tmp_path / "nothing.pth")
-
-
-def test_a_convolution_as_classifier_tells_of_masks(tmp_path: Path) -> None:
-    state = {key: value for key, value in trained().items() if ASPP not in key}
-    save_checkpoint(tmp_path / "w.pth", state | {"fc.weight": torch.zeros(91, 8, 3, 3)})
-    assert start(tmp_path / "w.pth")[1].pixel_labels is True
-    save_checkpoint(tmp_path / "w.pth", state | {"fc.weight": torch.zeros(1000, 8)})
-    assert start(tmp_path / "w.pth")[1].pixel_labels is None
-
-
-@pytest.mark.parametrize("official", [True, False])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_weights_of_the_cnn_branch(tmp_path: Path, name: str, official: bool) -> None:
-    """Their input is normalised RGB, in the published network as well as in others."""
-    torch.manual_seed(0)
-    branch = vary_norms(build_cnn_cam(name, 20, init="random"))
-    state = branch.state_dict()
-    save_checkpoint(tmp_path / "w.pth", published_cnn(state) if official else state)
-    keys = {"N_BLOCKS": RESNET50} if name == "resnet50" else {"BACKBONE": name}
-    net, report = start(tmp_path / "w.pth", **keys)
-    modules = dict(net.base.named_modules())
-    inner = "layer3.block1.conv3x3.conv" if name == "resnet50" else "backbone.layer2.0.conv2"
-    assert torch.equal(modules[inner].weight, state["backbone.layer2.0.conv2.weight"])
-    assert len(report.missing) == ASPP_TENSORS
-    assert report.pixel_labels is None
-
-
-def test_weights_of_the_pipeline_saw_no_pixel_labels(tmp_path: Path) -> None:
-    path = tmp_path / "res152_cam.pth"
-    save_checkpoint(path, build_cnn_cam("resnet18", 3, "random").state_dict())
-    _, unknown = start(path, BACKBONE="resnet18")
-    assert unknown.pixel_labels is None
-    write_record(path, Record("train_cam"))
-    _, known = start(path, BACKBONE="resnet18")
-    assert known.pixel_labels is False
-    assert "image labels only" in known.what
 
 
 # --------------------------------------------------------------------------------------- random

@@ -170,19 +170,6 @@ def test_negative_number_of_pictures_is_refused(
     assert "--figure-num -1 is no number of pictures; use 0 or more" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["crf", "report"])
-def test_torchrun_is_refused_where_it_helps_nothing(
-    sample: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    command: str,
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert run(command, sample, tmp_path) == 2
-    assert f"{command} runs without torchrun" in capsys.readouterr().err
-
-
 def test_negative_number_of_processes_is_refused_before_anything_is_removed(
     sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

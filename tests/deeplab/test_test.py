@@ -1,11 +1,9 @@
-"""`test`: logits, predictions, scores and the archive for the VOC evaluation server."""
+"""`test`: logits, predictions and scores; going on, and what is never removed."""
 
 import json
 import os
 import re
 import shutil
-import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +17,12 @@ from deeplab_runs import (
     log_of,
     paths_of,
     run,
-    two_process_run,
 )
 from PIL import Image
-from pipeline import TRAIN_IDS, VAL_IDS, disturb_weights, write_list
+from pipeline import TRAIN_IDS, VAL_IDS, disturb_weights
 
 from deeplab import inference, logits, scoring
 from deeplab.config import FINAL, class_names
-from deeplab.submission import FOLDER, write_submission
-from misc.errors import UserError
 from misc.files import read_json, sha256_file
 from misc.maps_io import read_image, read_label, voc_palette, write_label
 from misc.metrics import ConfusionMatrix
@@ -41,14 +36,6 @@ NAMES = ("background", "a", "b")
 def tested(sample: Path, tmp_path: Path) -> Path:
     """Folder of a finished run to change."""
     return copy_of(finished_run(sample), tmp_path / "run")
-
-
-@pytest.fixture
-def unlabelled(sample: Path, tmp_path: Path) -> dict[str, object]:
-    """Values for a test split without ground truth."""
-    root = tmp_path / "unlabelled"
-    shutil.copytree(sample / "JPEGImages", root / "JPEGImages")
-    return {"DATASET.ROOT": root, "DATASET.SPLIT.TEST": write_list(tmp_path / "t.txt", VAL_IDS)}
 
 
 # ------------------------------------------------------------------------------ what it writes
@@ -153,17 +140,10 @@ def test_scores_equal_the_published_ones(golden) -> None:
     np.testing.assert_allclose(given, expected["class_iou"], rtol=1e-5)
 
 
-def test_two_processes_test_like_one(sample: Path, tmp_path: Path) -> None:
-    copy_of(two_process_run(sample), tmp_path, "models")
-    assert run("test", sample, tmp_path) == 0
-    one, two = (paths_of(sample, folder) for folder in (tmp_path, two_process_run(sample)))
-    for image_id in VAL_IDS:
-        names = f"{image_id}.npy", f"{image_id}.png"
-        folders = [(p.logits_dir("val"), p.prediction_dir("val")) for p in (one, two)]
-        for name, first, second in zip(names, *folders, strict=True):
-            assert sha256_file(first / name) == sha256_file(second / name)
-    scores = [read_json(paths.scores_path("val")) for paths in (one, two)]
-    assert scores[0]["Class IoU"] == scores[1]["Class IoU"]
+def test_train_split_is_scored_against_ground_truth(sample: Path, tested: Path) -> None:
+    assert run("test", sample, tested, "--split", "train") == 0
+    content = read_json(paths_of(sample, tested).scores_path("train"))
+    assert content["pictures"] == len(TRAIN_IDS) and content["split"] == "train"
 
 
 # ------------------------------------------------------------------------------ going on, redoing
@@ -311,21 +291,6 @@ def test_outputs_of_another_model_are_refused_until_overwritten(
 # --------------------------------------------------------------------------------- disk space
 
 
-def test_logits_of_voc_val_stay_below_a_gigabyte() -> None:
-    size = logits.expected_bytes([(375, 500)] * 1449, num_classes=21, stride=8)
-    assert 150e6 < size < 250e6
-
-
-@pytest.mark.parametrize("stride", [8, 16])
-def test_expected_size_is_close_to_that_of_the_files(tmp_path: Path, stride: int) -> None:
-    sizes = [(281, 500), (375, 500), (500, 333)]
-    shapes = [(21, -(-height // stride), -(-width // stride)) for height, width in sizes]
-    for number, shape in enumerate(shapes):
-        logits.save_logits(tmp_path / f"{number}.npy", np.zeros(shape, np.float32))
-    size = sum(path.stat().st_size for path in tmp_path.iterdir())
-    assert logits.expected_bytes(sizes, 21, stride) == pytest.approx(size, rel=0.05)
-
-
 def test_too_little_space_stops_before_anything_is_written(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -422,40 +387,6 @@ def test_mean_of_the_configuration_is_subtracted(sample: Path, tmp_path: Path) -
     np.testing.assert_array_equal(read_label(out / f"{photo.stem}.png"), tested)
 
 
-def test_logits_survive_the_disk(tmp_path: Path) -> None:
-    values = np.array([[[1e-3, -7.25]], [[70000.0, 3.0]]], np.float32)
-    logits.save_logits(tmp_path / "a.npy", values)
-    read = logits.load_logits(tmp_path / "a.npy", 2)
-    np.testing.assert_allclose(read, [[[1e-3, -7.25]], [[65504, 3]]], rtol=1e-3)
-    with pytest.raises(UserError, match="not finite for b"):
-        logits.save_logits(tmp_path / "b.npy", values * np.nan)
-    np.save(tmp_path / "b.npy", (values * np.nan).astype(np.float16))  # of an earlier version
-    with pytest.raises(UserError, match=r"b\.npy holds scores that are NaN or infinite"):
-        logits.load_logits(tmp_path / "b.npy", 2)
-    (tmp_path / "b.npy").unlink()
-    with pytest.raises(UserError, match="run test for this split"):
-        logits.load_logits(tmp_path / "b.npy", 2)
-    with pytest.raises(UserError, match="not \\(21, h, w\\)"):
-        logits.load_logits(tmp_path / "a.npy", 21)
-    for content in (b"no array", b"PK\x03\x04 no archive"):
-        (tmp_path / "c.npy").write_bytes(content)
-        with pytest.raises(UserError, match="cannot be read as logits"):
-            logits.load_logits(tmp_path / "c.npy", 2)
-    np.savez(tmp_path / "d.npz", values)
-    (tmp_path / "d.npz").rename(tmp_path / "d.npy")
-    with pytest.raises(UserError, match=r"d\.npy holds an archive"):
-        logits.load_logits(tmp_path / "d.npy", 2)
-
-
-@pytest.mark.parametrize(
-    "values", [np.zeros((2, 0, 3), np.float16), np.zeros((2, 1, 1), int), np.full((2, 1, 1), "a")]
-)
-def test_arrays_that_are_no_logits_are_named(tmp_path: Path, values: np.ndarray) -> None:
-    np.save(tmp_path / "a.npy", values)
-    with pytest.raises(UserError, match=r"a\.npy holds .*, not \(2, h, w\) floats"):
-        logits.load_logits(tmp_path / "a.npy", 2)
-
-
 @pytest.mark.parametrize("facts", [[], None, "x", {"model": "x"}, {"model": {"path": 3}}])
 def test_record_without_facts_is_no_traceback(sample: Path, tested: Path, facts: object) -> None:
     """The scores say then that nothing is known, and the logits are believed."""
@@ -467,87 +398,3 @@ def test_record_without_facts_is_no_traceback(sample: Path, tested: Path, facts:
         path.write_text(json.dumps({**read_json(path), "facts": facts}))
     assert run("test", sample, tested) == 0 == run("crf", sample, tested)
     assert "unknown" in read_json(paths.scores_path("val"))["initialisation"]
-
-
-# --------------------------------------------------------------------------- splits, submission
-
-
-def test_split_without_ground_truth_becomes_an_archive(
-    sample: Path, tested: Path, unlabelled: dict[str, object]
-) -> None:
-    assert run("test", sample, tested, "--split", "test", values=unlabelled) == 0
-    paths = paths_of(sample, tested).__class__(config_of(sample, tested, unlabelled))
-    assert not paths.scores_path("test").exists()
-    archive = paths.submission_path("test")
-    with tarfile.open(archive, "r:gz") as stream:
-        assert stream.getnames() == [f"{FOLDER}/{image_id}.png" for image_id in VAL_IDS]
-        for image_id in VAL_IDS:
-            content = stream.extractfile(f"{FOLDER}/{image_id}.png").read()
-            assert content == (paths.prediction_dir("test") / f"{image_id}.png").read_bytes()
-    before = archive.read_bytes()
-    assert run("test", sample, tested, "--split", "test", "--overwrite", values=unlabelled) == 0
-    assert archive.read_bytes() == before
-    assert run("crf", sample, tested, "--split", "test", values=unlabelled) == 0
-    assert paths.submission_path("test", crf=True).is_file()
-
-
-def test_test_split_with_ground_truth_is_scored_and_packed(sample: Path, tested: Path) -> None:
-    values = {"DATASET.SPLIT.TEST": "val", "EXP.ID": "other"}
-    model = paths_of(sample, tested).checkpoint(FINAL)
-    flags = ("--split", "test", "-m", str(model))
-    assert run("test", sample, tested, *flags, values=values) == 0
-    made = {path.name for path in (tested / "scores/voc12/other/val").iterdir()}
-    assert made == {"predictions", "scores.json", "submission.tar.gz"}
-
-
-def test_train_split_is_scored_against_ground_truth(sample: Path, tested: Path) -> None:
-    assert run("test", sample, tested, "--split", "train") == 0
-    content = read_json(paths_of(sample, tested).scores_path("train"))
-    assert content["pictures"] == len(TRAIN_IDS) and content["split"] == "train"
-
-
-def test_validation_without_ground_truth_is_refused(
-    sample: Path, tested: Path, unlabelled: dict[str, object], capsys: pytest.CaptureFixture
-) -> None:
-    values = {**unlabelled, "DATASET.SPLIT.VAL": unlabelled["DATASET.SPLIT.TEST"]}
-    assert run("test", sample, tested, values=values) == 2
-    error = capsys.readouterr().err
-    assert "missing ground truth" in error and VAL_IDS[0] in error
-
-
-@pytest.fixture
-def prediction(tmp_path: Path) -> tuple[Path, dict[str, Path]]:
-    """A folder with one prediction, and its picture."""
-    Image.new("RGB", (4, 3)).save(tmp_path / "photo.jpg")
-    write_label(tmp_path / "predictions/a.png", np.zeros((3, 4), np.uint8))
-    return tmp_path / "predictions", {"a": tmp_path / "photo.jpg"}
-
-
-@pytest.mark.parametrize(
-    ("label", "message"),
-    [
-        (np.full((3, 4), 3), "has labels \\[3\\]; the server accepts 0..2"),
-        (np.zeros((4, 3)), "is \\(4, 3\\) \\(height, width\\) but its picture"),
-    ],
-)
-def test_unusable_predictions_are_not_packed(
-    tmp_path: Path, prediction: tuple[Path, dict[str, Path]], label: np.ndarray, message: str
-) -> None:
-    folder, images = prediction
-    write_submission(tmp_path / "good.tar.gz", folder, images, len(NAMES))
-    write_label(folder / "a.png", label.astype(np.uint8))
-    with pytest.raises(UserError, match=message):
-        write_submission(tmp_path / "bad.tar.gz", folder, images, len(NAMES))
-    assert {path.name for path in tmp_path.glob("*.tar.gz")} == {"good.tar.gz"}
-    assert not list(tmp_path.glob(".tmp-*"))
-
-
-def test_archive_does_not_depend_on_times(
-    tmp_path: Path, prediction: tuple[Path, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, images = prediction
-    write_submission(tmp_path / "one.tar.gz", folder, images, len(NAMES))
-    os.utime(folder / "a.png", (1, 1))
-    monkeypatch.setattr(time, "time", lambda: 1e9)
-    write_submission(tmp_path / "two.tar.gz", folder, images, len(NAMES))
-    assert (tmp_path / "one.tar.gz").read_bytes() == (tmp_path / "two.tar.gz").read_bytes()

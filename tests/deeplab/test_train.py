@@ -32,13 +32,14 @@ from deeplab.config import FINAL, Config
 from deeplab.data import TrainDataset, id_list
 from deeplab.initialisation import initialise
 from deeplab.model import MultiScale, build_model
+from misc.batches import BatchStream, first_images
 from misc.checkpoint import load_checkpoint
 from misc.files import read_json
 from misc.provenance import read_record, record_path
 from misc.seed import run_facts, seed_everything
-from misc.training import BatchStream
+from misc.training import Loss
 
-KILLED_RUN = killed_run("deeplab.main", "deeplab.engine")
+KILLED_RUN = killed_run("deeplab.main", "misc.training")
 LAST_BATCH = 2 * ITERATIONS
 LAST_STATE = 4
 ALIKE = {"rtol": 1e-5, "atol": 1e-7}  # an update is about 1e-5
@@ -118,7 +119,7 @@ def start_of(config: Config) -> tuple[MultiScale, TrainDataset]:
     seed_everything(config.EXP.SEED)
     dataset = TrainDataset(config, id_list(config, "train").ids)
     network = build_model(config)
-    initialise(network, config, list(engine._first_batches(dataset, config)))
+    initialise(network, config, first_images(dataset, config.SOLVER.BATCH_SIZE.TRAIN))
     return network.train(), dataset
 
 
@@ -227,7 +228,7 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
     killed = run_apart("-c", KILLED_RUN, str(LAST_BATCH), *argv)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     paths = paths_of(sample, tmp_path)
-    assert load_checkpoint(paths.state_path)["epoch"] == LAST_STATE
+    assert load_checkpoint(paths.state_path)["finished"] == LAST_STATE
     assert not paths.checkpoint(FINAL).exists()
     time.sleep(1)  # TensorBoard orders files by the second of their start
     assert run("train", sample, tmp_path, values={**often, "DATALOADER.NUM_WORKERS": 1}) == 0
@@ -321,9 +322,9 @@ def test_loss_that_is_not_finite_stops_and_the_last_state_stays(
         stop_with_nan(patch, iteration=4)
         assert run("train", sample, tmp_path) == 2
     error = capsys.readouterr().err
-    assert "the loss is inf in iteration 4; lower SOLVER.LR" in error
-    assert "stopped: train: the loss is inf" in log_of(sample, tmp_path, "train")
-    assert load_checkpoint(paths_of(sample, tmp_path).state_path)["epoch"] == 3
+    assert "a loss is not finite in iteration 4 (loss inf); lower SOLVER.LR" in error
+    assert "stopped: train: a loss is not finite" in log_of(sample, tmp_path, "train")
+    assert load_checkpoint(paths_of(sample, tmp_path).state_path)["finished"] == 3
     assert run("train", sample, tmp_path) == 0
     finals = [paths_of(sample, f).checkpoint(FINAL) for f in (tmp_path, finished_run(sample))]
     assert equal_weights(*finals)
@@ -345,68 +346,30 @@ def test_weights_that_are_not_finite_are_never_written(
 def test_state_of_weights_that_are_not_finite_is_not_written(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    step, left = engine.TrainingRun._step, 4
+    step, left = engine.TrainingRun.step, 4 * 2  # batches of four iterations
 
-    def diverge(training: engine.TrainingRun, *arguments: object) -> tuple:
+    def diverge(training: engine.TrainingRun, *arguments: object) -> Loss:
         nonlocal left
-        done, left = step(training, *arguments), left - 1
+        loss, left = step(training, *arguments), left - 1
         if left == 0:
             training.network.parameter_groups().aspp_biases[0].data[0] = torch.nan
-        return done
+        return loss
 
-    monkeypatch.setattr(engine.TrainingRun, "_step", diverge)
+    monkeypatch.setattr(engine.TrainingRun, "step", diverge)
     assert run("train", sample, tmp_path) == 2
-    assert "base.aspp.c0.bias is NaN or infinite" in capsys.readouterr().err
+    assert (
+        "base.aspp.c0.bias of network deeplab is not finite after iteration 4"
+        in capsys.readouterr().err
+    )
     monkeypatch.undo()
     paths = paths_of(sample, tmp_path)
-    assert load_checkpoint(paths.state_path)["epoch"] == 3  # from which the same command goes on
+    assert load_checkpoint(paths.state_path)["finished"] == 3  # from which the same command goes on
     assert run("train", sample, tmp_path) == 0
     finals = [paths_of(sample, f).checkpoint(FINAL) for f in (tmp_path, finished_run(sample))]
     assert equal_weights(*finals)
 
 
-# --------------------------------------------------------------------------- what is not ours stays
-
-
-def test_checkpoints_of_others_outlive_overwrite(
-    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    paths = paths_of(sample, copy_of(finished_run(sample), tmp_path, "models"))
-    own = paths.models_dir / "checkpoint_coco.pth"
-    own.write_bytes(b"of the user")
-    values = {"SOLVER.ITER_MAX": 2, "SOLVER.ITER_SAVE": 2}
-    assert run("train", sample, tmp_path, "--overwrite", values=values) == 0
-    assert own.read_bytes() == b"of the user"
-    assert not paths.checkpoint(3).exists() and paths.checkpoint(2).exists()
-    record_path(paths.checkpoint(2)).unlink()
-    before = sorted(paths.models_dir.iterdir())
-    assert run("train", sample, tmp_path, "--overwrite", values=values) == 2
-    assert "checkpoint_2.pth has no record of what made it" in capsys.readouterr().err
-    assert sorted(paths.models_dir.iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"MODEL.INIT_MODEL": "broken.pth"},
-        {"MODEL.BACKBONE": "resnet9000"},
-        {"DATASET.SPLIT.TRAIN": "nolist"},
-        {"DATASET.ROOT": "nowhere"},
-    ],
-)
-def test_nothing_is_removed_for_a_training_that_cannot_start(
-    sample: Path, tmp_path: Path, values: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = paths_of(sample, copy_of(finished_run(sample), tmp_path / "run", "models", "logs"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.pth").write_bytes(b"half a file")
-    before = {path for path in (tmp_path / "run").rglob("*")}
-    assert run("train", sample, tmp_path / "run", "--overwrite", values=values) == 2
-    assert {path for path in before if path.exists()} == before
-    assert paths.checkpoint(FINAL).is_file()
-
-
-# ------------------------------------------------------------------------------ processes, input
+# ------------------------------------------------------------------------------------ processes
 
 
 def test_two_processes_train_like_one(sample: Path) -> None:
@@ -424,14 +387,6 @@ def test_two_processes_train_like_one(sample: Path) -> None:
     assert read_record(one) == read_record(two)
     text = log_of(sample, folder, "train")
     assert text.count("iteration 6/6") == 1  # the main process alone speaks
-
-
-def test_batch_that_cannot_be_dealt_out_is_refused(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    assert run("train", sample, tmp_path) == 2
-    assert "SOLVER.BATCH_SIZE.TRAIN 2 is too small for 3 processes" in capsys.readouterr().err
 
 
 def test_two_processes_train_an_odd_batch_like_one(sample: Path, tmp_path: Path) -> None:
@@ -457,30 +412,6 @@ def test_order_of_the_list_does_not_change_the_weights(sample: Path, tmp_path: P
     assert run("train", sample, tmp_path, values=values) == 0
     paths = [paths_of(sample, finished_run(sample)), paths_of(sample, tmp_path)]
     assert equal_weights(*(each.checkpoint(FINAL) for each in paths))
-
-
-def test_missing_labels_are_all_told_at_once(
-    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    labels = Path(shutil.copytree(sample / "SegmentationClass", tmp_path / "labels"))
-    missing = ["sample_000001", "sample_000004"]
-    for name in missing:
-        (labels / f"{name}.png").unlink()
-    paths = paths_of(sample, copy_of(finished_run(sample), tmp_path, "models"))
-    values = {"DATASET.TRAIN_LABELS": labels}
-    assert run("train", sample, tmp_path, "--overwrite", values=values) == 2
-    error = capsys.readouterr().err
-    assert all(name in error for name in missing) and "Traceback" not in error
-    assert paths.checkpoint(FINAL).is_file()  # nothing is removed for a run that cannot start
-
-
-def test_missing_first_weights_are_named(
-    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    values = {"MODEL.INIT_MODEL": tmp_path / "coco.pth"}
-    assert run("train", sample, tmp_path, values=values) == 2
-    error = capsys.readouterr().err
-    assert f"MODEL.INIT_MODEL is {tmp_path / 'coco.pth'}, which does not exist" in error
 
 
 def test_bfloat16_trains_too(sample: Path, tmp_path: Path) -> None:

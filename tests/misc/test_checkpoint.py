@@ -1,41 +1,24 @@
-"""Files, the published key layout, and resumable training states."""
+"""Files of weights and resumable training states."""
 
 import os
 import random
-import re
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
-import published
 import pytest
 import torch
-import torchvision
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models.resnet import Bottleneck
 
 from misc.checkpoint import (
-    find_kind,
-    is_official,
     load_checkpoint,
     load_training_state,
-    load_weights,
     save_checkpoint,
     save_training_state,
     state_dict_of,
-    to_official,
 )
 from misc.errors import UserError
 from misc.schedule import PolySGD
-from net.backbone import ResNetBackbone
-from net.deit_cam import DeitCam, build_deit_cam
-from net.irn import IRNet
-from net.resnet_cam import CnnCam
-
-State = dict[str, torch.Tensor]
-NUM_CLASSES = 3
-TINY_VIT = {"embed_dim": 24, "depth": 2, "num_heads": 2}
 
 
 def test_round_trip_and_no_leftovers(tmp_path: Path) -> None:
@@ -94,152 +77,26 @@ def test_safetensors(tmp_path: Path) -> None:
     assert torch.equal(load_checkpoint(tmp_path / "x.safetensors")["w"], torch.eye(2))
 
 
+@pytest.mark.parametrize("mapped", [True, False])
+def test_mapped_tensors_lie_in_the_file_and_others_do_not(tmp_path: Path, mapped: bool) -> None:
+    path = tmp_path / "x.pth"
+    save_checkpoint(path, {"a": torch.ones(5000)})
+    tensor = load_checkpoint(path, mapped=mapped)["a"]
+    assert tensor.sum() == 5000
+    content, ones = path.read_bytes(), np.ones(5000, np.float32).tobytes()
+    with path.open("r+b") as stream:
+        stream.seek(content.index(ones))
+        stream.write(bytes(len(ones)))
+    assert tensor.sum() == (0 if mapped else 5000)
+
+
 def test_wrappers_are_removed() -> None:
     tensor = torch.ones(1)
     for wrapped in ({"model": {"a": tensor}, "epoch": 3}, {"state_dict": {"module.a": tensor}}):
         assert state_dict_of(wrapped) == {"a": tensor}
 
 
-# ---------------------------------------------------------------------------- published layout
-
-
-DEPTHS = (1, 1, 1, 1)
-SHAPES = {
-    "cnn": published.cnn(DEPTHS, NUM_CLASSES),
-    "irn": published.irn(DEPTHS),
-    "transformer": published.transformer(24, 2, NUM_CLASSES),
-}
-# Names in a file: 102 tensors of the backbone three times, 39 of the heads twice, the mean shift
-# three times; 20 lengths of paths make 20 tables.
-FILE_SIZES = {"cnn": 3 * 102 + 2, "irn": 3 * 102 + 2 * 39 + 3 + 20 + 1, "transformer": 32}
-
-
-def _backbone() -> ResNetBackbone:
-    return ResNetBackbone(torchvision.models.ResNet(Bottleneck, list(DEPTHS)))
-
-
-def _cnn() -> CnnCam:
-    return CnnCam(_backbone(), NUM_CLASSES)
-
-
-def _irn() -> IRNet:
-    return IRNet(_backbone())
-
-
-def _deit() -> DeitCam:
-    return build_deit_cam("deit_small_patch16_224", NUM_CLASSES, init="random", model_args=TINY_VIT)
-
-
-NETWORKS = {"cnn": _cnn, "irn": _irn, "transformer": _deit}
-
-
-def _randomise(model: nn.Module) -> State:
-    generator = torch.Generator().manual_seed(1)
-    state = model.state_dict()
-    for value in state.values():
-        value.copy_(torch.rand(value.shape, generator=generator) * 10)
-    return {key: value.clone() for key, value in state.items()}
-
-
-@pytest.mark.parametrize(("prefix", "zipped"), [("", False), ("module.", True)])
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_published_checkpoint_loads(tmp_path: Path, kind: str, prefix: str, zipped: bool) -> None:
-    """Also in the format of the torch 1.1 that the authors name, an ordered dictionary."""
-    values = published.values(SHAPES[kind])
-    entries = published.file_of(kind, values).items()
-    file = OrderedDict((prefix + key, value) for key, value in entries)
-    assert len(file) == FILE_SIZES[kind]
-    assert find_kind(file) == kind
-    assert is_official(file, kind)
-    file._metadata = OrderedDict({"": {"version": 1}})
-    torch.save(file, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
-    model = NETWORKS[kind]()
-    load_weights(model, tmp_path / "x.pth")
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, values.pop(published.name_of(key, kind))), key
-    assert not values
-
-
-@pytest.mark.parametrize("kind", ["cnn", "irn"])
-def test_what_a_published_checkpoint_does_not_hold_is_refused(tmp_path: Path, kind: str) -> None:
-    file = published.file_of(kind, published.values(SHAPES[kind]))
-    save_checkpoint(tmp_path / "x.pth", file | {"decoder.weight": torch.ones(2)})
-    with pytest.raises(UserError, match=r"1 unexpected \(decoder\.weight\)"):
-        load_weights(NETWORKS[kind](), tmp_path / "x.pth")
-
-
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_our_layout_is_not_taken_for_the_published_one(tmp_path: Path, kind: str) -> None:
-    model = NETWORKS[kind]()
-    own = _randomise(model)
-    assert find_kind(own) == kind
-    assert not is_official(own, kind)
-    save_checkpoint(tmp_path / "x.pth", own)
-    fresh = NETWORKS[kind]()
-    load_weights(fresh, tmp_path / "x.pth", kind)
-    assert all(torch.equal(value, own[key]) for key, value in fresh.state_dict().items())
-
-
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_to_official_gives_the_published_names(kind: str) -> None:
-    own = NETWORKS[kind]().state_dict()
-    exported = to_official(own, kind)
-    assert {key: tuple(value.shape) for key, value in exported.items()} == SHAPES[kind]
-    assert all(exported[published.name_of(key, kind)] is value for key, value in own.items())
-
-
-def test_imagenet_classifier_and_missing_counters_do_not_matter(tmp_path: Path) -> None:
-    file = published.file_of("cnn", published.values(SHAPES["cnn"]))
-    file = {key: value for key, value in file.items() if not key.endswith("num_batches_tracked")}
-    save_checkpoint(tmp_path / "x.pth", file | {"resnet50.fc.weight": torch.ones(1000, 2048)})
-    model = _cnn()
-    load_weights(model, tmp_path / "x.pth")
-    assert torch.equal(model.classifier.weight, file["classifier.weight"])
-
-
-def test_misfits_are_named(tmp_path: Path) -> None:
-    own = _randomise(_cnn())
-    path = tmp_path / "x.pth"
-    renamed = {key.replace("bn1", "norm1"): value for key, value in own.items()}
-    save_checkpoint(path, renamed)
-    with pytest.raises(UserError, match=r"missing \(backbone\.bn1.* more\).*unexpected") as raised:
-        load_weights(_cnn(), path)
-    assert len(str(raised.value)) < 800
-    load_weights(_cnn(), path, strict=False)
-    save_checkpoint(path, own | {"classifier.weight": torch.ones(20, 2048, 1, 1)})
-    with pytest.raises(UserError, match=r"classifier\.weight is \(20, 2048, 1, 1\) in the file"):
-        load_weights(_cnn(), path, strict=False)
-    save_checkpoint(path, {"epoch": 3})
-    with pytest.raises(UserError, match="holds no tensors"):
-        load_weights(_cnn(), path)
-
-
-def test_misfit_leaves_the_model_alone(tmp_path: Path) -> None:
-    model = _cnn()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    own = _randomise(_cnn())
-    del own["classifier.weight"]
-    save_checkpoint(tmp_path / "x.pth", own)
-    with pytest.raises(UserError, match=r"1 missing \(classifier\.weight\)"):
-        load_weights(model, tmp_path / "x.pth")
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
 # --------------------------------------------------------------------------- unusable contents
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_weights_that_are_not_finite_are_not_loaded(
-    tmp_path: Path, kind: str, value: float
-) -> None:
-    state = NETWORKS[kind]().state_dict()
-    name = [key for key in state if key.endswith("weight")][-1]
-    state[name].view(-1)[-1] = value
-    torch.save(state, tmp_path / "x.pth")
-    told = rf"x\.pth cannot be used: {re.escape(name)} has NaN or infinite .* lower learning rate"
-    with pytest.raises(UserError, match=told):
-        load_weights(NETWORKS[kind](), tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("wrapper", ["model", "state_dict", "cnn_state_dict"])
@@ -309,7 +166,7 @@ def test_values_of_optimisers_may_be_anything(tmp_path: Path) -> None:
 def test_tensors_without_names_are_refused(tmp_path: Path, content: object, told: str) -> None:
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(UserError, match=rf"x\.pth {told}"):
-        load_weights(_cnn(), tmp_path / "x.pth")
+        load_checkpoint(tmp_path / "x.pth")
 
 
 # ---------------------------------------------------------------------------------- resuming
@@ -341,8 +198,8 @@ def test_resumed_training_equals_uninterrupted(tmp_path: Path) -> None:
     again, optimiser = _training()
     resumed = load_training_state(path, {"m": again}, {"o": optimiser}, "f")
     assert resumed is not None
-    assert (resumed.epoch, resumed.extra) == (2, {"best": 0.5})
-    for _ in range(resumed.epoch, 4):
+    assert (resumed.finished, resumed.extra) == (2, {"best": 0.5})
+    for _ in range(resumed.finished, 4):
         _epoch(again, optimiser)
     for key, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
@@ -352,7 +209,7 @@ def test_no_state_means_start(tmp_path: Path) -> None:
     assert load_training_state(tmp_path / "state.pth", {}, {}, "f") is None
 
 
-@pytest.mark.parametrize("lost", ["models", "optimisers", "rng", "epoch", "extra"])
+@pytest.mark.parametrize("lost", ["models", "optimisers", "rng", "finished", "extra"])
 def test_state_without_a_part_is_refused(tmp_path: Path, lost: str) -> None:
     path, model = tmp_path / "x.state.pth", nn.Linear(2, 1)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)

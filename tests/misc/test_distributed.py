@@ -1,5 +1,7 @@
 """Device choice, sharding, sums over processes; networks over processes: see test_training."""
 
+import errno
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from misc.distributed import (
     all_reduce_sum,
     barrier,
     data_parallel,
+    gather_shards,
     is_main_process,
     join_processes,
     leave_processes,
@@ -22,8 +25,7 @@ from misc.distributed import (
     require_shared,
     select_device,
     shard,
-    share_of_batch,
-    unwrap,
+    together,
     world_size,
 )
 from misc.errors import UserError
@@ -38,7 +40,7 @@ def test_plain_run_is_one_process() -> None:
     assert all_reduce_sum(torch.tensor([2])).tolist() == [2]
     assert all_reduce_mean(torch.tensor([2.5])).tolist() == [2.5]
     model = nn.Linear(1, 1)
-    assert unwrap(data_parallel(model, torch.device("cpu"))) is model
+    assert data_parallel(model, torch.device("cpu")) is model
     leave_processes()
 
 
@@ -57,25 +59,6 @@ def test_unjoined_processes_cannot_pass_a_part_for_the_sum(monkeypatch: pytest.M
         all_reduce_sum(torch.tensor([1]))
     with pytest.raises(RuntimeError, match="join_processes"):
         data_parallel(nn.Linear(1, 1), torch.device("cpu"))
-
-
-def test_batches_are_dealt_out_evenly_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert share_of_batch(5, "BATCH") == 5
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert share_of_batch(6, "BATCH") == 3
-    with pytest.raises(UserError, match="BATCH 5 cannot be dealt out evenly to 2 processes"):
-        share_of_batch(5, "BATCH")
-
-
-def test_uneven_shares_are_had_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    shares = []
-    for index in range(4):
-        monkeypatch.setenv("RANK", str(index))
-        shares.append(share_of_batch(5, "BATCH", even=False))
-    assert shares == [2, 1, 1, 1]
-    with pytest.raises(UserError, match=r"BATCH 3 is too small for 4 .*at most 3"):
-        share_of_batch(3, "BATCH", even=False)
 
 
 def test_cpu_and_auto_are_devices() -> None:
@@ -139,6 +122,74 @@ def test_two_processes_sum_to_the_single_process(tmp_path: Path) -> None:
         assert np.array_equal(np.load(tmp_path / f"counts{index}.npy"), confusion.counts)
         assert np.array_equal(np.load(tmp_path / f"ap{index}.npy"), instances.compute())
     assert 0 < instances.compute()[0] < 1
+
+
+# Equal scores: which of them come first decides about the average precision.
+TIES = [
+    (np.array([[int(i % 3 == 0), int(i % 3 > 0)]]), np.array([[0, 1]]), i // 2) for i in range(7)
+]
+
+
+def _score_ties(folder: Path) -> None:
+    _, instances = _score(shard(TIES))
+    instances.reduce()
+    np.save(folder / f"{rank()}.npy", instances.compute())
+
+
+def test_equal_scores_rank_as_in_one_process(tmp_path: Path) -> None:
+    run_processes(_score_ties, tmp_path, count=3)
+    expected = _score(TIES)[1].compute()
+    assert expected != _score(TIES[::-1])[1].compute()
+    for index in range(3):
+        assert np.load(tmp_path / f"{index}.npy") == expected
+
+
+# --------------------------------------------------------------- deciding, gathering and failing
+
+
+def test_plain_run_gathers_and_fails_alone() -> None:
+    assert on_main(lambda: 3) == 3
+    assert gather_shards([1, 2]) == [1, 2]
+    error = ValueError("mine")
+    with pytest.raises(ValueError, match="mine") as caught, together():
+        raise error
+    assert caught.value is error
+
+
+def _said_of(error: Exception) -> str:
+    """What a process stops with when the last of three has an error in a block."""
+    try:
+        with together():
+            if rank() == 2:
+                raise error
+    except (UserError, OSError, ZeroDivisionError) as stopped:
+        return f"{type(stopped).__name__} {stopped}"
+    return "nothing"
+
+
+def _deal_and_fail(folder: Path) -> None:
+    deals = [gather_shards(shard(range(count))) for count in (0, 1, 2, 3, 7)]
+    said = [
+        _said_of(UserError("a.png is broken; mend it.")),
+        _said_of(OSError(errno.ENOSPC, "No space left on device", "b.png")),
+        _said_of(ZeroDivisionError("by 0")),
+    ]
+    (folder / f"{rank()}.json").write_text(json.dumps([deals, said]))
+
+
+def test_processes_gather_in_order_and_fail_together(tmp_path: Path) -> None:
+    run_processes(_deal_and_fail, tmp_path, count=3)
+    for index in range(3):
+        deals, said = json.loads((tmp_path / f"{index}.json").read_text())
+        assert deals == [list(range(count)) for count in (0, 1, 2, 3, 7)]
+        broken, full, bug = said
+        assert broken == "UserError a.png is broken; mend it."
+        assert "b.png" in full and "No space left on device" in full
+        if index == 2:
+            assert full.startswith("OSError") and bug == "ZeroDivisionError by 0"
+        else:
+            assert full.startswith("UserError b.png: ") and "free some space" in full
+            assert bug == "UserError process 2 failed: ZeroDivisionError: by 0"
 
 
 def _decide_together(folder: Path) -> None:

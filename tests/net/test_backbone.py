@@ -1,26 +1,16 @@
 """CNN backbones and pretrained weights: strides, freezing, batch norm, loading, offline."""
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
-from urllib.error import URLError
 
-import huggingface_hub.constants
 import pytest
-import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from misc.checkpoint import save_checkpoint
 from misc.errors import UserError
-from net import pretrained
 from net.backbone import Backbone, ResNetBackbone, build_backbone, calibrate_batchnorm
-from net.pretrained import WeightFile, fetch, state_for_timm, torchvision_file
 from net.resnet_cam import build_cnn_cam
-from net.vit import build_vit
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 BACKBONES = {
@@ -267,173 +257,3 @@ def test_calibration_keeps_the_activations_of_a_deep_network_in_bounds() -> None
     assert backbone(images)[-1].std() > 1e3
     calibrate_batchnorm(backbone, iter([images]))
     assert 0.1 < backbone(images)[-1].std() < 100
-
-
-# --------------------------------------------------------------------------------- local weights
-
-
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
-def test_local_resnet_weights(tmp_path: Path, prefix: str) -> None:
-    state = torchvision.models.resnet18().state_dict()
-    state["conv1.weight"] += 1
-    save_checkpoint(tmp_path / "w.pth", {f"{prefix}{key}": v for key, v in state.items()})
-    backbone = build_backbone("resnet18", weights=str(tmp_path / "w.pth"))
-    for key, value in backbone.state_dict().items():
-        assert torch.equal(value, state[key]), key
-
-
-def test_weights_of_another_resnet_are_refused(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "w.pth", torchvision.models.resnet34().state_dict())
-    build_backbone("resnet34", weights=str(tmp_path / "w.pth"))
-    with pytest.raises(UserError, match=r"w\.pth does not hold the weights .* first is layer1"):
-        build_backbone("resnet50", weights=str(tmp_path / "w.pth"))
-
-
-@pytest.mark.parametrize("rename", [str, lambda key: f"net/{hash(key)}"], ids=["names", "position"])
-def test_local_timm_weights_by_name_or_position(
-    tmp_path: Path, rename: Callable[[str], str], capsys: pytest.CaptureFixture
-) -> None:
-    state = timm.create_model(SMALL).state_dict()
-    state["conv_stem.weight"] += 1
-    save_checkpoint(tmp_path / "w.pth", {rename(key): value for key, value in state.items()})
-    features = build_backbone(SMALL, weights=str(tmp_path / "w.pth")).features.state_dict()
-    assert ("matched by position" in capsys.readouterr().out) == (rename is not str)
-    assert len(features) > 100
-    for key, value in features.items():
-        assert torch.equal(value, state[key]), key
-
-
-def test_weights_of_another_timm_network_are_refused(tmp_path: Path) -> None:
-    state = timm.create_model("regnety_002").state_dict()
-    save_checkpoint(tmp_path / "w.pth", state)
-    with pytest.raises(UserError, match=rf"holds {len(state)} tensors of which .* {SMALL}"):
-        build_backbone(SMALL, weights=str(tmp_path / "w.pth"))
-
-
-VIT, VIT_ARGS = "deit_tiny_patch16_224", {"depth": 1, "embed_dim": 48, "num_heads": 2}
-
-
-def test_local_vit_weights_without_classifier_and_at_another_size(tmp_path: Path) -> None:
-    state = timm.create_model(VIT, **VIT_ARGS).state_dict()
-    save_checkpoint(tmp_path / "w.pth", {"model": state})
-    same = build_vit(VIT, 224, weights=str(tmp_path / "w.pth"), model_args=VIT_ARGS).state_dict()
-    assert all(torch.equal(value, state[key]) for key, value in same.items())
-    assert not any(key.startswith("head.") for key in same)
-    small = build_vit(VIT, 64, weights=str(tmp_path / "w.pth"), model_args=VIT_ARGS)
-    assert small.pos_embed.shape == (1, 17, 48)  # resized from 14 x 14 patches
-    assert torch.equal(small.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
-    with pytest.raises(UserError, match="give the weights of deit_tiny"):
-        state_for_timm(VIT, tmp_path / "w.pth")
-
-
-# ------------------------------------------------------------------------------ published weights
-
-
-def test_published_weight_files() -> None:
-    """torchvision's first recipe and DeiT's own file, by the hashes in their names."""
-    hashes = {name: torchvision_file(name).hash_prefix for name in ("resnet152", "resnet50")}
-    assert hashes == {"resnet152": "b121ed2d", "resnet50": "0676ba61"}
-    assert pretrained.DEIT_SMALL.hash_prefix == "cd65a155"
-    assert pretrained.DEIT_SMALL.url.endswith("deit_small_patch16_224-cd65a155.pth")
-
-
-@pytest.fixture
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No network and an empty cache; returns the folder where torch keeps its files."""
-
-    def fail(*_: object) -> None:
-        raise URLError("no network")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "checkpoints"
-
-
-@pytest.mark.parametrize(
-    ("build", "file", "option"),
-    [
-        (lambda: build_backbone("resnet152"), "resnet152-b121ed2d.pth", "--cnn_weights"),
-        (
-            lambda: build_backbone("resnet50", option="--irn_backbone_weights"),
-            "resnet50-0676ba61.pth",
-            "--irn_backbone_weights",
-        ),
-        (
-            lambda: build_vit("deit_small_patch16_224", 224),
-            "deit_small_patch16_224-cd65a155.pth",
-            "--vit_weights",
-        ),
-    ],
-    ids=["CNN", "IRNet", "transformer"],
-)
-def test_offline_message_says_which_file_to_put_where(
-    offline: Path, build: Callable[[], object], file: str, option: str
-) -> None:
-    with pytest.raises(UserError) as raised:
-        build()
-    message = str(raised.value)
-    assert f"/{file} at {offline / file}" in message
-    assert option in message and "--init random" in message
-    assert "\n" not in message
-
-
-@pytest.mark.parametrize(
-    ("build", "option", "name"),
-    [
-        (lambda: build_backbone(SMALL), "--cnn_weights", f"{SMALL}.in1k"),
-        (lambda: build_backbone("resnet50.a1_in1k"), "--cnn_weights", "resnet50.a1_in1k"),
-        (
-            lambda: build_backbone("convnext_tiny.fb_in1k", option="--irn_backbone_weights"),
-            "--irn_backbone_weights",
-            "convnext_tiny.fb_in1k",
-        ),
-        (lambda: build_vit(VIT, 224), "--vit_weights", f"{VIT}.fb_in1k"),
-    ],
-    ids=["CNN", "tagged CNN", "IRNet", "transformer"],
-)
-def test_offline_message_for_other_timm_networks(
-    offline: Path, build: Callable[[], object], option: str, name: str
-) -> None:
-    with pytest.raises(UserError, match=rf"could not be downloaded .*{option}.*--init random") as e:
-        build()
-    url = f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors"
-    assert f"put {url} at {offline / name}.safetensors, " in str(e.value)
-
-
-def test_file_of_a_tag_put_by_hand_is_used_by_a_cnn(offline: Path) -> None:
-    state = timm.create_model("convnext_atto").state_dict()
-    offline.mkdir()
-    save_file(state, offline / "convnext_atto.d2_in1k.safetensors")
-    features = build_backbone("convnext_atto.d2_in1k").features.state_dict()
-    by_name = {key.replace(".", "_"): value for key, value in state.items()}
-    assert all(torch.equal(v, by_name[key.replace(".", "_")]) for key, v in features.items())
-
-
-def test_cached_file_is_used_after_its_hash_was_checked(offline: Path) -> None:
-    offline.mkdir()
-    state = {"a": torch.arange(3)}
-    save_checkpoint(offline / "x.pth", {"model": state})
-    digest = hashlib.sha256((offline / "x.pth").read_bytes()).hexdigest()
-    good = WeightFile("x", "https://example.org/x.pth", digest[:8])
-    assert torch.equal(fetch(good, "--cnn_weights")["a"], state["a"])
-    bad = WeightFile("x", "https://example.org/x.pth", "0" * 8)
-    with pytest.raises(UserError, match=rf"x\.pth has SHA-256 {digest[:8]}.*expected 00000000"):
-        fetch(bad, "--cnn_weights")
-
-
-# ------------------------------------------------------------------------------------------ ViTs
-
-
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("vit_1", "vit_1 is not a timm model"),
-        ("swin_tiny_patch4_window7_224", "is not a plain ViT"),
-        ("resnet18", "resnet18"),
-    ],
-)
-def test_other_networks_are_no_transformer_branch(name: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        build_vit(name, 224, init="random")

@@ -13,7 +13,8 @@ from pipeline import changed
 from misc.checkpoint import save_checkpoint
 from misc.errors import UserError
 from net.affinity import path_index
-from net.irn import IRNet, build_irn
+from net.backbone import build_backbone
+from net.irn import IRNet
 from net.losses import irn_losses
 from net.resnet_cam import build_cnn_cam
 from step import networks
@@ -93,7 +94,7 @@ def test_grid_smaller_than_the_radius_is_refused(irn):
 @pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (50, 70)])
 def test_other_backbones_fit(name, height, width):
-    model = build_irn(name, init="random").train()
+    model = IRNet(build_backbone(name, init="random")).train()
     edge, displacement = model(torch.randn(1, 3, height, width))
     assert edge.shape == (1, 1, -(-height // 4), -(-width // 4))
     assert displacement.shape == (1, 2, -(-height // 4), -(-width // 4))
@@ -118,5 +119,5 @@ def test_backbone_of_the_cnn_branch_is_taken_over(
     model = networks.build_irn(run)
     for key, value in model.backbone.state_dict().items():
         assert key.endswith("num_batches_tracked") or torch.equal(value, cam[f"backbone.{key}"])
-    with pytest.raises(UserError, match=r"cam\.pth does not hold the weights of this network"):
+    with pytest.raises(UserError, match=r"cam\.pth does not fit this network: "):
         networks.build_irn(changed(run, irn_backbone="resnet34"))

@@ -24,6 +24,6 @@ def test_networks_have_the_strides_that_the_options_are_checked_with() -> None:
     assert edge.shape[-2:] == displacement.shape[-2:] == (SIDE // GRID_STRIDE + 1,) * 2 == (17, 17)
 
 
-def test_strides_do_not_load_torch() -> None:
-    code = "import sys, net.strides; sys.exit('torch' in sys.modules)"
+def test_strides_and_names_of_options_do_not_load_torch() -> None:
+    code = "import sys, net.option_names, net.strides; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

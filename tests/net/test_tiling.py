@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from networks import VIT_OPTIONS
 
 from misc.errors import UserError
 from net.tiling import (
@@ -77,7 +78,7 @@ def test_tiles_follow_the_patch_and_advice_fits(patch: int) -> None:
             require_tiles(patch, tile, stride)
             continue
         with pytest.raises(UserError, match=f"--tile_stride {stride} must divide") as raised:
-            require_tiles(patch, tile, stride)
+            require_tiles(patch, tile, stride, VIT_OPTIONS)
         advice = re.search(
             r"give .* --tile_size (\d+) --tile_stride (\d+) --cam_crop_size (\d+)\.$",
             str(raised.value),
@@ -93,4 +94,4 @@ def test_published_tiles_fit_patches_of_14_and_16_but_not_of_32() -> None:
     require_tiles(14, 224, 112)
     require_tiles(16, 224, 112)
     with pytest.raises(UserError, match="--tile_size 256 --tile_stride 128 --cam_crop_size 384"):
-        require_tiles(32, 224, 112)
+        require_tiles(32, 224, 112, VIT_OPTIONS)

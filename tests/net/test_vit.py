@@ -5,14 +5,17 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from networks import VIT_OPTIONS
 from torch import Tensor
 
 from misc.checkpoint import save_checkpoint
 from misc.errors import UserError
 from net.deit_cam import DeitCam, build_deit_cam
 from net.normalisation import InputConversion
+from net.pretrained import state_for_timm
 from net.vit import build_vit
 
+DEIT = "deit_tiny_patch16_224"
 VIT = "vit_tiny_patch16_224"  # trained with mean and standard deviation 0.5
 SMALL = {"depth": 1, "embed_dim": 48, "num_heads": 2}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -26,19 +29,34 @@ def tiny(name: str = VIT) -> DeitCam:
 # ---------------------------------------------------------------------------------- weight files
 
 
+def test_local_vit_weights_without_classifier_and_at_another_size(tmp_path: Path) -> None:
+    state = timm.create_model(DEIT, **SMALL).state_dict()
+    save_checkpoint(tmp_path / "w.pth", {"model": state})
+    same = build_vit(DEIT, 224, weights=str(tmp_path / "w.pth"), model_args=SMALL).state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in same.items())
+    assert not any(key.startswith("head.") for key in same)
+    small = build_vit(DEIT, 64, weights=str(tmp_path / "w.pth"), model_args=SMALL)
+    assert small.pos_embed.shape == (1, 17, 48)  # resized from 14 x 14 patches
+    assert torch.equal(small.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+    with pytest.raises(UserError, match="give the weights of deit_tiny"):
+        state_for_timm(DEIT, tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize("missing", ["patch_embed.proj.weight", "pos_embed", "norm.bias"])
 def test_incomplete_weight_file_is_refused(tmp_path: Path, missing: str) -> None:
     model_args = SMALL | {"depth": 3}  # one tensor is less than a tenth of all
     state = timm.create_model(VIT, **model_args).state_dict()
     del state[missing]
     save_checkpoint(tmp_path / "w.pth", state)
-    with pytest.raises(UserError, match=rf"w\.pth does not hold .*: 1 of .* first is {missing}"):
+    with pytest.raises(UserError, match=rf"w\.pth does not fit .*: 1 missing \({missing}\)"):
         build_vit(VIT, 224, weights=str(tmp_path / "w.pth"), model_args=model_args)
 
 
 def test_weights_of_a_deeper_network_are_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "w.pth", timm.create_model(VIT, **SMALL | {"depth": 2}).state_dict())
-    with pytest.raises(UserError, match=r"w\.pth holds .* give the weights of vit_tiny"):
+    with pytest.raises(
+        UserError, match=r"w\.pth does not fit .* unexpected .* give the weights of vit_tiny"
+    ):
         build_vit(VIT, 224, weights=str(tmp_path / "w.pth"), model_args=SMALL)
 
 
@@ -52,14 +70,27 @@ def test_wrong_model_arguments_are_explained(tmp_path: Path, wrong: dict, with_f
     with pytest.raises(
         UserError, match=rf"--vit {VIT} with --vit_args .* cannot be built for 224 px tiles: ."
     ) as told:
-        build_vit(VIT, 224, "random", weights, SMALL | wrong)
+        build_vit(VIT, 224, "random", weights, SMALL | wrong, VIT_OPTIONS)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("vit_1", "vit_1 is not a timm model"),
+        ("swin_tiny_patch4_window7_224", "is not a plain ViT"),
+        ("resnet18", "resnet18"),
+    ],
+)
+def test_other_networks_are_no_transformer_branch(name: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        build_vit(name, 224, init="random")
 
 
 def test_transformer_without_blocks_is_refused() -> None:
     told = rf"--vit {VIT} with --vit_args depth=0 has no transformer block; give a depth"
     with pytest.raises(UserError, match=told):
-        build_vit(VIT, 224, "random", model_args={"depth": 0})
+        build_vit(VIT, 224, "random", model_args={"depth": 0}, names=VIT_OPTIONS)
 
 
 # --------------------------------------------------------------------------------- normalisation

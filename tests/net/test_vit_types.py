@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import VIT_OPTIONS, update
 from pipeline import QUICK, TRAIN_IDS, output, run, weights
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from misc.provenance import read_record
 from net.deit_cam import DeitCam, build_deit_cam
 from net.resnet_cam import build_cnn_cam
 from net.vit import Vit, build_vit, embed, record_cls_rows, run_blocks
-from step.train_cam import build_optimiser, training_step
+from step.train_cam import build_optimiser, training_losses
 from wsol.model import TsCam, build_transformer
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2}
@@ -224,7 +225,10 @@ def test_both_branches_train_together(name: str) -> None:
     crop = transformer.tile_size + transformer.tile_stride
     images, labels = torch.randn(2, 3, crop, crop), torch.tensor([[1.0, 0, 1], [0, 1, 0]])
     before = {key: value.clone() for key, value in transformer.state_dict().items()}
-    losses = [training_step(models, optimisers, images, labels, 0.1, "float32") for _ in range(3)]
+    losses = []
+    for _ in range(3):
+        losses.append(training_losses(models, images, labels))
+        update(optimisers, losses[-1].total(0.1))
     assert all(torch.isfinite(torch.stack([*one])).all() for one in losses)
     assert losses[-1].transformer < losses[0].transformer
     after = transformer.state_dict()
@@ -286,7 +290,13 @@ def test_pipeline_makes_cams_of_trained_weights(
 )
 def test_networks_without_such_a_class_token_get_one_sentence(name: str, reason: str) -> None:
     with pytest.raises(UserError, match=rf"^--vit {name} is not a plain ViT .*\(.*{reason}.*\.$"):
-        build_vit(name, 224, init="random", model_args={"depth": 1} if "vit_" in name else None)
+        build_vit(
+            name,
+            224,
+            init="random",
+            model_args={"depth": 1} if "vit_" in name else None,
+            names=VIT_OPTIONS,
+        )
 
 
 @pytest.mark.parametrize(
@@ -302,7 +312,7 @@ def test_networks_without_such_a_class_token_get_one_sentence(name: str, reason:
 )
 def test_arguments_that_no_cam_can_be_made_with(wrong: dict, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        build_vit("vit_small_patch16_dinov3", 64, "random", None, SMALL | wrong)
+        build_vit("vit_small_patch16_dinov3", 64, "random", None, SMALL | wrong, VIT_OPTIONS)
 
 
 def test_unknown_tag_lists_those_that_exist() -> None:
@@ -311,7 +321,7 @@ def test_unknown_tag_lists_those_that_exist() -> None:
         match=r"^--vit vit_small_patch14_dinov2\.lvd: timm has no weights lvd of .*; give "
         r"vit_small_patch14_dinov2, vit_small_patch14_dinov2\.lvd142m\.$",
     ):
-        build_vit("vit_small_patch14_dinov2.lvd", 56, init="random", model_args=SMALL)
+        build_vit("vit_small_patch14_dinov2.lvd", 56, init="random", names=VIT_OPTIONS)
 
 
 def test_attention_is_recorded_whatever_timm_was_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from networks import VIT_OPTIONS
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -167,19 +168,39 @@ def test_position_embeddings_of_another_size_are_resized(
 @pytest.mark.parametrize(
     ("of", "given_to", "told"),
     [
-        ("deit_small_patch16_224", "vit_small_patch16_dinov3", "does not hold the weights"),
-        ("deit_small_patch16_224", "deit3_small_patch16_224", "does not hold the weights"),
-        ("deit3_small_patch16_224", "deit_small_patch16_224", "does not hold|cannot convert"),
-        ("deit_small_distilled_patch16_224", "deit_small_patch16_224", "timm cannot convert them"),
-        ("vit_small_patch16_224", "vit_small_patch16_rope_224", "does not hold the weights"),
-        ("vit_small_patch16_rope_ape_224", "vit_small_patch16_rope_224", "is pos_embed: give"),
-        ("vit_small_patch16_rope_mixed_224", "vit_small_patch16_rope_224", "is rope.freqs: give"),
-        ("vit_small_patch14_reg4_dinov2", "vit_small_patch14_dinov2", "does not hold|reg_token"),
-        ("vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2", "does not hold the weights"),
-        ("vit_small_patch16_dinov3_qkvb", "vit_small_patch16_dinov3", "blocks.0.attn.q_bias: give"),
-        ("vit_small_patch16_dinov3", "vit_small_patch16_dinov3_qkvb", "is blocks.0.attn.q_bias"),
-        ("vit_small_plus_patch16_dinov3", "vit_small_patch16_dinov3", "does not hold the weights"),
-        ("eva02_base_patch14_224", "eva02_small_patch14_224", "does not hold the weights"),
+        ("deit_small_patch16_224", "vit_small_patch16_dinov3", "does not fit"),
+        ("deit_small_patch16_224", "deit3_small_patch16_224", "does not fit"),
+        ("deit3_small_patch16_224", "deit_small_patch16_224", "does not fit|cannot convert"),
+        (
+            "deit_small_distilled_patch16_224",
+            "deit_small_patch16_224",
+            "does not fit .*timm cannot convert",
+        ),
+        ("vit_small_patch16_224", "vit_small_patch16_rope_224", "does not fit"),
+        (
+            "vit_small_patch16_rope_ape_224",
+            "vit_small_patch16_rope_224",
+            r"unexpected \(pos_embed\); give",
+        ),
+        (
+            "vit_small_patch16_rope_mixed_224",
+            "vit_small_patch16_rope_224",
+            r"unexpected \(rope\.freqs\); give",
+        ),
+        ("vit_small_patch14_reg4_dinov2", "vit_small_patch14_dinov2", "does not fit|reg_token"),
+        ("vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2", "does not fit"),
+        (
+            "vit_small_patch16_dinov3_qkvb",
+            "vit_small_patch16_dinov3",
+            r"unexpected \(blocks\.0\.attn\.q_bias, .*; give",
+        ),
+        (
+            "vit_small_patch16_dinov3",
+            "vit_small_patch16_dinov3_qkvb",
+            r"missing \(blocks\.0\.attn\.q_bias",
+        ),
+        ("vit_small_plus_patch16_dinov3", "vit_small_patch16_dinov3", "does not fit"),
+        ("eva02_base_patch14_224", "eva02_small_patch14_224", "does not fit"),
         ("vit_small_patch16_224", "vit_small_patch8_224", "has patches of 16 pixels, .* has 8"),
     ],
 )
@@ -195,16 +216,16 @@ def test_files_of_another_architecture_are_refused(
 @pytest.mark.parametrize("wrong", [{"depth": 3}, {"embed_dim": 32}, {"num_reg_tokens": 2}], ids=str)
 def test_files_of_another_shape_are_refused(tmp_path: Path, wrong: dict) -> None:
     name = "vit_small_patch16_dinov3"
-    with pytest.raises(UserError, match=r"w\.pth .*give the weights of|does not hold"):
+    with pytest.raises(UserError, match=r"w\.pth .*give the weights of"):
         load(tmp_path, name, 64, original(name, 64, **wrong))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"w\.pth does not hold .* first is cls_token"):
+    with pytest.raises(UserError, match=r"w\.pth does not fit .* missing \(cls_token"):
         load(tmp_path, "vit_small_patch16_dinov3", 64, torchvision.models.resnet18().state_dict())
     state = original("vit_small_patch14_dinov2", 56)
     state["pos_embed"] = torch.randn(1, 12, 64)  # no square of patches
-    with pytest.raises(UserError, match=r"w\.pth does not hold the weights of vit_small_patch14"):
+    with pytest.raises(UserError, match=r"w\.pth does not fit vit_small_patch14"):
         load(tmp_path, "vit_small_patch14_dinov2", 56, state)
 
 
@@ -248,7 +269,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_offline_message_names_hub_id_file_and_place(offline: Path, name: str, full: str) -> None:
     with pytest.raises(UserError) as raised:
-        build_vit(name, 112, model_args=SMALL)
+        build_vit(name, 112, model_args=SMALL, names=VIT_OPTIONS)
     message = str(raised.value)
     assert f"put https://huggingface.co/timm/{full}/resolve/main/model.safetensors at " in message
     assert f" at {offline / full}.safetensors, name a local file with --vit_weights" in message
@@ -266,7 +287,9 @@ def test_file_put_by_hand_is_used_and_checked(offline: Path, name: str) -> None:
     assert all(torch.equal(value, state[key]) for key, value in vit.state_dict().items())
     del state["norm.weight"]
     save_file(state, place)
-    with pytest.raises(UserError, match=rf"{place.name} does not hold .* first is norm\.weight"):
+    with pytest.raises(
+        UserError, match=rf"{place.name} does not fit .* 1 missing \(norm\.weight\)"
+    ):
         build_vit(name, 112, model_args=SMALL)
 
 

@@ -18,9 +18,10 @@ from PIL import Image
 from pipeline import log_of, metrics, write_list
 
 import run_sample
-from misc.checkpoint import load_weights, save_checkpoint
+from misc.checkpoint import save_checkpoint
 from misc.maps_io import load_cam
 from misc.progress import set_log_file
+from net.pretrained import load_weights
 from net.resnet_cam import build_cnn_cam
 
 CAM_PICTURE, EDGE_PICTURE = "cams", "edges"

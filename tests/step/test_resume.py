@@ -53,7 +53,7 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
     without = [f"{WEIGHTS[name]}*" for name in names]
     work = copy_of(finished, tmp_path / "work", without=without)
     run_and_kill(sample, work, step)
-    assert load_checkpoint(work / "sess" / STATES[step])["epoch"] == 1
+    assert load_checkpoint(work / "sess" / STATES[step])["finished"] == 1
     assert not any((work / "sess" / WEIGHTS[name]).exists() for name in names)
     assert run(sample, work, "--steps", step) == 0
     assert f"{step}: continued after epoch 1" in log_of(work)
@@ -134,7 +134,7 @@ def test_loss_that_is_not_finite_stops_and_the_last_state_stays(
     error = capsys.readouterr().err
     assert "train_cam: a loss is not finite in step 1 of epoch 2 (cnn inf" in error
     assert "lower the learning rate" in error
-    assert load_checkpoint(tmp_path / "sess" / STATES["train_cam"])["epoch"] == 1
+    assert load_checkpoint(tmp_path / "sess" / STATES["train_cam"])["finished"] == 1
     assert not list((tmp_path / "sess").glob("res152_cam*"))
     assert run(sample, tmp_path, "--steps", "train_cam") == 0
     assert equal_weights(tmp_path, finished, "cnn", "transformer")
@@ -144,7 +144,7 @@ def test_state_of_another_run_is_refused_until_overwritten(
     sample: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, "step.train_cam.training_step", calls=STEPS_PER_EPOCH + 1)
+        stop_after(patch, "step.train_cam.training_losses", calls=STEPS_PER_EPOCH + 1)
         assert run(sample, tmp_path, "--steps", "train_cam", cam_lambda=0.7) == 130
     assert run(sample, tmp_path, "--steps", "train_cam") == 2
     error = capsys.readouterr().err

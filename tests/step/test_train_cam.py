@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from networks import NUM_CLASSES, golden_cnn, golden_deit, picture
+from networks import NUM_CLASSES, golden_cnn, golden_deit, picture, update
 from numpy.testing import assert_allclose
 
-from misc.training import fit_batch
+from misc.batches import fit_batch
 from net.losses import cam_losses, refinement_loss
-from step.train_cam import build_optimiser, training_step
+from step.train_cam import build_optimiser, training_losses
 
 RATE, DECAY, MAX_STEP, LAMBDA = 0.01, 1e-4, 10, 0.1
 
@@ -25,8 +25,9 @@ def two_steps() -> dict:
     labels[0, [2, 14]], labels[1, 7] = 1.0, 1.0
     result: dict = {"losses": [], "lrs": [], "models": models}
     for step in range(2):
-        losses = training_step(models, optimisers, images, labels, LAMBDA)
-        result["losses"].append([float(loss) for loss in losses])
+        losses = training_losses(models, images, labels)
+        update(optimisers, losses.total(LAMBDA))
+        result["losses"].append([loss.item() for loss in losses])
         result["lrs"].append([group["lr"] for group in optimisers["cnn"].param_groups])
         if step == 0:
             result["gradients"] = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from golden import fill
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from misc.errors import UserError
 from misc.maps_io import read_image, write_label
@@ -52,6 +52,19 @@ def training_set(devkit: Devkit, ids: Sequence[str] = IDS) -> ClassificationData
     return ClassificationDataset(devkit, ids, labels, CROP, (20, 50), seed=3)
 
 
+class Epoch(Dataset):
+    """The items of one epoch by their index."""
+
+    def __init__(self, dataset: Dataset, epoch: int = 0) -> None:
+        self.dataset, self.epoch = dataset, epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.dataset[self.epoch, index]
+
+
 def images_of(loader: DataLoader) -> dict[str, torch.Tensor]:
     return {
         name: image
@@ -87,7 +100,7 @@ def test_classification_items(devkit: Devkit) -> None:
     dataset = training_set(devkit)
     assert len(dataset) == 4
     for index, image_id in enumerate(IDS):
-        item = dataset[index]
+        item = dataset[0, index]
         assert item["name"] == image_id
         assert item["image"].shape == (3, CROP, CROP) and item["image"].dtype == torch.float32
         assert item["label"].dtype == torch.float32 and item["label"].tolist() == [
@@ -99,8 +112,8 @@ def test_small_pictures_lie_whole_in_zeros(devkit: Devkit) -> None:
     dataset = ClassificationDataset(devkit, IDS[:1], {IDS[0]: np.zeros(1)}, 64, (30, 30), seed=0)
     expected = normalise(picture(devkit, IDS[0]))
     offsets, flips = set(), set()
-    for dataset.epoch in range(12):
-        image = dataset[0]["image"].numpy().transpose(1, 2, 0)
+    for epoch in range(12):
+        image = dataset[epoch, 0]["image"].numpy().transpose(1, 2, 0)
         rows, columns = np.nonzero(np.abs(image).sum(2))
         top, left = rows.min(), columns.min()
         window = image[top : top + 20, left : left + 30]
@@ -116,35 +129,34 @@ def test_random_items_depend_on_seed_epoch_and_index_only(devkit: Devkit) -> Non
     first, again = training_set(devkit), training_set(devkit)
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
-    expected = [item["image"] for item in (first[i] for i in range(4))]
+    expected = [item["image"] for item in (first[0, i] for i in range(4))]
     np.random.seed(2)  # noqa: NPY002
     torch.manual_seed(2)
     for index in (3, 1, 0, 2, 1):
-        assert torch.equal(again[index]["image"], expected[index])
-    again.epoch = 1
-    assert not torch.equal(again[0]["image"], expected[0])
-    again.epoch, again.seed = 0, 4
-    assert not torch.equal(again[0]["image"], expected[0])
+        assert torch.equal(again[0, index]["image"], expected[index])
+    assert not torch.equal(again[1, 0]["image"], expected[0])
+    again.seed = 4
+    assert not torch.equal(again[0, 0]["image"], expected[0])
 
 
 def test_same_picture_twice_gets_two_augmentations(devkit: Devkit) -> None:
     dataset = training_set(devkit, (IDS[0],) * 2)
-    assert not torch.equal(dataset[0]["image"], dataset[1]["image"])
+    assert not torch.equal(dataset[0, 0]["image"], dataset[0, 1]["image"])
 
 
 def test_worker_count_changes_nothing_and_workers_see_the_epoch(devkit: Devkit) -> None:
     dataset = training_set(devkit)
-    options = {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": "fork"}
-    alone, workers = DataLoader(dataset, 3), DataLoader(dataset, 3, **options)
     passes = []
-    for dataset.epoch in range(2):
+    for epoch in range(2):
+        items = Epoch(dataset, epoch)
+        workers = DataLoader(items, 3, num_workers=2, multiprocessing_context="fork")
         passes.append(images_of(workers))
-        assert same_images(passes[-1], images_of(alone))
+        assert same_images(passes[-1], images_of(DataLoader(items, 3)))
     assert not same_images(*passes)
 
 
 def test_one_picture_lists_work(devkit: Devkit) -> None:
-    assert images_of(DataLoader(training_set(devkit, IDS[:1]), 1)).keys() == {IDS[0]}
+    assert images_of(DataLoader(Epoch(training_set(devkit, IDS[:1])), 1)).keys() == {IDS[0]}
 
 
 def test_eval_items_are_top_left_crops(devkit: Devkit) -> None:
@@ -175,9 +187,9 @@ def test_multi_scale_items(devkit: Devkit) -> None:
 
 def test_pairs_stay_aligned(devkit: Devkit) -> None:
     dataset = PairDataset(devkit, IDS, label_dir(devkit), CROP, 1, (1.0, 1.0), seed=0)
-    for dataset.epoch in range(5):
+    for epoch in range(5):
         for index in range(len(IDS)):
-            item = dataset[index]
+            item = dataset[epoch, index]
             red, label = item["image"][0].numpy(), item["label"].numpy()
             inside = label != 255
             assert (red[~inside] == 0).all() and inside.any()
@@ -189,9 +201,8 @@ def test_pair_labels_lie_on_the_grid_of_the_network(devkit: Devkit) -> None:
     fine = PairDataset(devkit, IDS, label_dir(devkit), CROP, 1, seed=5)
     coarse = PairDataset(devkit, IDS, label_dir(devkit), CROP, 4, seed=5)
     heights = set()
-    for coarse.epoch in range(6):
-        fine.epoch = coarse.epoch
-        item, whole = coarse[0], fine[0]["label"]
+    for epoch in range(6):
+        item, whole = coarse[epoch, 0], fine[epoch, 0]["label"]
         assert item["image"].shape == (3, CROP, CROP) and item["image"].dtype == torch.float32
         assert item["label"].dtype == torch.uint8
         assert torch.equal(item["label"], whole[2::4, 2::4])  # PIL takes the pixel at 4 i + 2
@@ -204,7 +215,7 @@ def test_label_of_another_size_names_both_files(devkit: Devkit) -> None:
     dataset = PairDataset(devkit, IDS, label_dir(devkit), CROP, 4)
     message = r"labels/7\.png is 24x45 but its picture is 25x45"
     with pytest.raises(UserError, match=message):
-        dataset[1]
+        dataset[0, 1]
 
 
 def test_missing_picture_and_missing_label_are_named(devkit: Devkit) -> None:
@@ -212,4 +223,4 @@ def test_missing_picture_and_missing_label_are_named(devkit: Devkit) -> None:
         TopLeftDataset(devkit, ["none"], CROP)[0]
     (label_dir(devkit) / "7.png").unlink()
     with pytest.raises(UserError, match=r"labels/7\.png does not exist"):
-        PairDataset(devkit, IDS, label_dir(devkit), CROP, 4)[1]
+        PairDataset(devkit, IDS, label_dir(devkit), CROP, 4)[0, 1]

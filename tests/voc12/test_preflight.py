@@ -7,10 +7,9 @@ import pytest
 from golden import fill
 from PIL import Image
 
-from misc.errors import UserError
 from misc.maps_io import write_label
 from voc12.devkit import Devkit
-from voc12.preflight import find_problems, require_no_problems
+from voc12.preflight import find_problems
 
 CLASSES = ("cat", "dog")
 IDS = ("a", "b", "7")
@@ -53,7 +52,6 @@ def only_problem(devkit: Devkit) -> str:
 
 def test_sound_data_has_no_problems(devkit: Devkit) -> None:
     assert all_problems(devkit) == []
-    require_no_problems([])
 
 
 def test_missing_root_is_one_problem_that_says_what_was_expected(tmp_path: Path) -> None:
@@ -209,18 +207,3 @@ def test_every_picture_is_opened_once(devkit: Devkit, monkeypatch: pytest.Monkey
     twice = IDS + IDS
     assert find_problems(devkit, CLASSES, twice, twice, twice, twice) == []
     assert len(opened) == len(set(opened)) == 9
-
-
-def test_message_counts_groups_and_numbers_the_problems() -> None:
-    problems = [f"missing mask: m{i}" for i in range(30)] + ["unreadable picture: p"]
-    with pytest.raises(UserError) as caught:
-        require_no_problems(problems)
-    lines = str(caught.value).splitlines()
-    assert lines[0] == "Nothing was started, 31 problems:"
-    assert lines[1:3] == ["missing mask (30):", "  1. m0"]
-    assert lines[11:] == ["  10. m9", "  .. and 20 more", "unreadable picture (1):", "  11. p"]
-
-
-def test_message_shows_everything_of_a_few() -> None:
-    with pytest.raises(UserError, match=r"1 problem:\nmissing mask \(1\):\n  1\. x: y$"):
-        require_no_problems(["missing mask: x: y"])

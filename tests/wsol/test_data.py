@@ -13,9 +13,10 @@ from torchvision import transforms
 
 from misc.errors import UserError
 from misc.transforms import IMAGENET_MEAN, IMAGENET_STD
-from wsol.cub import read_cub, scan_cub
-from wsol.folders import TEST_EVERY, read_folders, scan_folders
-from wsol.pictures import NO_SCALED_BOX, Picture, TestPictures, TrainPictures, scaled_box
+from wsol.cub import scan_cub
+from wsol.folders import TEST_EVERY, scan_folders
+from wsol.pictures import NO_SCALED_BOX, ImageSet, Picture, TestPictures, TrainPictures, scaled_box
+from wsol.preflight import CUB, FOLDER, load_checked
 
 TABLES = {
     "images.txt": "4 1.finch/a b.png\n9 1.finch/c.png\n17 2.gull/d.png\n",
@@ -24,7 +25,13 @@ TABLES = {
     "bounding_boxes.txt": "4 1.0 2.0 20.5 10.0\n9 0 0 30 20\n17 3 4 5 6\n\n",
     "classes.txt": "1 1.finch\n2 2.gull\n",
 }
+CLASSES = 3
 SIZES = {"1.finch/a b.png": (20, 30), "1.finch/c.png": (20, 30), "2.gull/d.png": (45, 25)}
+
+
+def read_set(layout: str, root: Path) -> ImageSet:
+    """The data set as every script reads it."""
+    return load_checked(layout, root, CLASSES)
 
 
 def write_picture(path: Path, size: tuple[int, int] = (20, 30)) -> None:
@@ -55,7 +62,7 @@ def folders(tmp_path: Path) -> Path:
 
 
 def test_cub_is_joined_by_id(cub: Path) -> None:
-    image_set = read_cub(cub)
+    image_set = read_set(CUB, cub)
     assert image_set.class_names == ("1.finch", "2.gull")
     assert image_set.train == (
         Picture(cub / "images/1.finch/a b.png", 0, (1, 2, 20.5, 10), "1.finch/a b.png"),
@@ -68,7 +75,7 @@ def test_cub_is_joined_by_id(cub: Path) -> None:
 def test_without_classes_file_the_folders_name_the_classes(cub: Path) -> None:
     (cub / "classes.txt").unlink()
     (cub / "image_class_labels.txt").write_text("4 1\n9 1\n17 3\n")
-    image_set = read_cub(cub)
+    image_set = read_set(CUB, cub)
     assert image_set.class_names == ("1.finch", "class 2", "2.gull")
 
 
@@ -77,7 +84,7 @@ def test_ids_may_be_words(cub: Path) -> None:
         (cub / name).write_text(TABLES[name].replace("17 ", "2007_000032 "))
     boxes = TABLES["bounding_boxes.txt"].replace("17 ", "2007_000032 ")
     (cub / "bounding_boxes.txt").write_text(boxes)
-    assert len(read_cub(cub).train) == 2
+    assert len(read_set(CUB, cub).train) == 2
 
 
 @pytest.mark.parametrize(
@@ -99,8 +106,8 @@ def test_files_of_cub_that_do_not_fit(cub: Path, file: str, text: str, problem: 
     (cub / file).write_text(text)
     (found,) = scan_cub(cub)[1]
     assert re.search(problem, found)
-    with pytest.raises(UserError, match="1 problem"):
-        read_cub(cub)
+    with pytest.raises(UserError, match=re.escape(found.partition(": ")[2])):
+        read_set(CUB, cub)
 
 
 @pytest.mark.parametrize("state", ["missing", "empty"])
@@ -128,16 +135,16 @@ def test_all_problems_of_cub_are_told_at_once(cub: Path) -> None:
 
 def test_a_folder_too_high_is_recognised(cub: Path) -> None:
     with pytest.raises(UserError, match=rf"did you mean {cub}\?"):
-        read_cub(cub.parent)
+        read_set(CUB, cub.parent)
     with pytest.raises(UserError, match="does not exist; it must hold images"):
-        read_cub(cub / "nowhere")
+        read_set(CUB, cub / "nowhere")
 
 
 # ---------------------------------------------------------------- class folders
 
 
 def test_class_folders_with_boxes(folders: Path) -> None:
-    image_set = read_folders(folders)
+    image_set = read_set(FOLDER, folders)
     assert image_set.class_names == ("auk", "wren")
     assert [(picture.name, picture.label, picture.box) for picture in image_set.train] == [
         ("train/auk/1.png", 0, None),
@@ -152,7 +159,7 @@ def test_class_folders_without_boxes_and_with_other_files(folders: Path) -> None
     (folders / "boxes.csv").unlink()
     (folders / "train" / "auk" / "notes.txt").write_text("no picture")
     (folders / "train" / ".cache").mkdir()
-    image_set = read_folders(folders)
+    image_set = read_set(FOLDER, folders)
     assert len(image_set.train) == 3
     assert all(picture.box is None for picture in image_set.train + image_set.test)
 
@@ -160,14 +167,14 @@ def test_class_folders_without_boxes_and_with_other_files(folders: Path) -> None
 def test_test_goes_before_val(folders: Path) -> None:
     write_picture(folders / "test" / "wren" / "9.png")
     (folders / "boxes.csv").unlink()
-    assert [picture.name for picture in read_folders(folders).test] == ["test/wren/9.png"]
+    assert [picture.name for picture in read_set(FOLDER, folders).test] == ["test/wren/9.png"]
 
 
 def test_folders_of_classes_alone_are_divided(tmp_path: Path) -> None:
     for number in range(2 * TEST_EVERY + 1):
         for name in ("auk", "train"):  # a class of VOC has this name
             write_picture(tmp_path / name / f"{number:02d}.png")
-    image_set = read_folders(tmp_path)
+    image_set = read_set(FOLDER, tmp_path)
     assert image_set.class_names == ("auk", "train")
     expected = [f"{name}/{n:02d}.png" for name in ("auk", "train") for n in (4, 9)]
     assert [picture.name for picture in image_set.test] == expected
@@ -189,27 +196,27 @@ def test_boxes_that_do_not_fit(folders: Path, row: str, problem: str) -> None:
         stream.write(f"{row}\n")
     (found,) = scan_folders(folders)[1]
     assert re.search(problem, found)
-    with pytest.raises(UserError, match="1 problem"):
-        read_folders(folders)
+    with pytest.raises(UserError, match=re.escape(found.partition(": ")[2])):
+        read_set(FOLDER, folders)
 
 
 def test_class_folders_that_do_not_fit(folders: Path) -> None:
     (folders / "train" / "tern").mkdir()
     (folders / "val" / "kite").mkdir()
     with pytest.raises(UserError) as error:
-        read_folders(folders)
+        read_set(FOLDER, folders)
     assert "class without pictures (1):\n  1. 'tern'" in str(error.value)
     assert "unknown class (1):\n  2. 'kite'" in str(error.value)
 
 
 def test_class_folders_that_are_not_there(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"holds no such data set.*did you mean {folders}\?"):
-        read_folders(tmp_path)
+        read_set(FOLDER, tmp_path)
     with pytest.raises(UserError, match="does not exist"):
-        read_folders(tmp_path / "nowhere")
+        read_set(FOLDER, tmp_path / "nowhere")
     (folders / "val").rename(folders / "validation")
     with pytest.raises(UserError, match="has train/ but none of test, val"):
-        read_folders(folders)
+        read_set(FOLDER, folders)
 
 
 # ---------------------------------------------------------------- boxes
@@ -231,7 +238,7 @@ def test_scaled_box_cuts_fractions_off_first_and_stays_inside() -> None:
 
 
 def test_test_pictures_are_resized_as_torchvision_does(cub: Path) -> None:
-    picture = read_cub(cub).train[1]
+    picture = read_set(CUB, cub).train[1]
     published = transforms.Compose(
         [
             transforms.Resize((16, 16)),
@@ -247,7 +254,7 @@ def test_test_pictures_are_resized_as_torchvision_does(cub: Path) -> None:
 
 
 def test_batches_hold_pictures_without_boxes(folders: Path) -> None:
-    pictures = [read_folders(folders).train[0], read_folders(folders).test[0]]
+    pictures = [read_set(FOLDER, folders).train[0], read_set(FOLDER, folders).test[0]]
     (batch,) = DataLoader(TestPictures(pictures, 16), batch_size=2)
     assert batch["image"].shape == (2, 3, 16, 16) and batch["image"].dtype == torch.float32
     assert batch["label"].dtype == batch["box"].dtype == batch["index"].dtype == torch.int64
@@ -255,19 +262,17 @@ def test_batches_hold_pictures_without_boxes(folders: Path) -> None:
     assert (batch["box"][1] >= 0).all()
 
 
-def training_pictures(cub: Path, seed: int = 3, epoch: int = 0) -> TrainPictures:
-    dataset = TrainPictures(read_cub(cub).train, 24, 16, seed)
-    dataset.epoch = epoch
-    return dataset
+def training_pictures(cub: Path, seed: int = 3) -> TrainPictures:
+    return TrainPictures(read_set(CUB, cub).train, 24, 16, seed)
 
 
 def test_training_pictures_are_crops_of_the_resized_picture(cub: Path) -> None:
     """No golden of crops exists: each must be a window of the resized picture, or flipped."""
-    whole = TestPictures(read_cub(cub).train, 24)[0]["image"]
+    whole = TestPictures(read_set(CUB, cub).train, 24)[0]["image"]
     windows = whole.unfold(1, 16, 1).unfold(2, 16, 1)  # (3, 9, 9, 16, 16)
     positions, flips = set(), set()
     for epoch in range(30):
-        image = training_pictures(cub, epoch=epoch)[0]["image"]
+        image = training_pictures(cub)[epoch, 0]["image"]
         for flipped in (False, True):
             view = image.flip(2) if flipped else image
             equal = (windows == view[:, None, None]).flatten(3).all(dim=3).all(dim=0)
@@ -279,20 +284,19 @@ def test_training_pictures_are_crops_of_the_resized_picture(cub: Path) -> None:
 
 
 def test_training_pictures_depend_on_seed_epoch_and_index_alone(cub: Path) -> None:
-    first = training_pictures(cub, epoch=1)
-    again = training_pictures(cub, epoch=1)
-    expected = [again[index]["image"] for index in (1, 0)][::-1]
-    assert all(torch.equal(first[i]["image"], expected[i]) for i in range(2))
-    for other in (training_pictures(cub, epoch=2), training_pictures(cub, seed=4, epoch=1)):
-        assert any(not torch.equal(other[i]["image"], expected[i]) for i in range(2))
+    first, again = training_pictures(cub), training_pictures(cub)
+    expected = [again[1, index]["image"] for index in (1, 0)][::-1]
+    assert all(torch.equal(first[1, i]["image"], expected[i]) for i in range(2))
+    for other, epoch in ((again, 2), (training_pictures(cub, seed=4), 1)):
+        assert any(not torch.equal(other[epoch, i]["image"], expected[i]) for i in range(2))
 
 
 def test_own_mean_and_std(cub: Path) -> None:
-    pictures = read_cub(cub).train
+    pictures = read_set(CUB, cub).train
     plain = TestPictures(pictures, 16, mean=(0, 0, 0), std=(1, 1, 1))[0]["image"]
     assert plain.min() >= 0 and plain.max() <= 1
     dataset = TrainPictures(pictures, 16, 16, 0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    image = dataset[0]["image"]
+    image = dataset[0, 0]["image"]
     expected = 2 * plain - 1
     assert any(torch.allclose(image, view, atol=1e-6) for view in (expected, expected.flip(2)))
     assert np.isfinite(image.numpy()).all()

@@ -10,9 +10,9 @@ from misc.errors import UserError
 from misc.maps_io import read_image
 from voc12.sample.scenes import paint_scene
 from wsol import synthetic
-from wsol.cub import read_cub
 from wsol.localization import MIN_IOU, iou
 from wsol.pictures import ImageSet, Picture, scaled_box
+from wsol.preflight import CUB, load_checked
 from wsol.synthetic_birds import DRAWERS, SPECIES
 
 SIZES = ((60, 72), (72, 88))
@@ -37,7 +37,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def image_set(small: Path) -> ImageSet:
-    return read_cub(small)
+    return load_checked(CUB, small, CLASSES)
 
 
 def test_layout(small: Path, image_set: ImageSet) -> None:
@@ -86,7 +86,7 @@ def test_another_seed_gives_other_pictures(
 
 
 def test_more_pictures_keep_the_others(image_set: ImageSet, tmp_path: Path) -> None:
-    more = read_cub(build(tmp_path / "more", num_train=NUM_TRAIN + 1))
+    more = load_checked(CUB, build(tmp_path / "more", num_train=NUM_TRAIN + 1), CLASSES)
     before = [p.path.read_bytes() for p in image_set.test]
     assert [p.path.read_bytes() for p in more.test] == before
     assert more.train[1].path.read_bytes() == image_set.train[1].path.read_bytes()
@@ -130,7 +130,7 @@ def _mean_colour(name: str, seed: int) -> np.ndarray:
 
 def test_no_fixed_box_finds_the_birds(tmp_path: Path) -> None:
     """Neither the whole picture nor any box around its middle may look like a localisation."""
-    image_set = read_cub(synthetic.build(tmp_path / "birds", 10, 1))
+    image_set = load_checked(CUB, synthetic.build(tmp_path / "birds", 10, 1), len(SPECIES))
     truths = np.stack([_box(picture) for picture in image_set.train])
     whole = np.array([0, 0, SIDE, SIDE])
     assert _gt_known(whole, truths) < 10

@@ -30,8 +30,8 @@ from misc.checkpoint import load_checkpoint, save_checkpoint
 from misc.files import read_json
 from wsol import evaluation, figure, pictures, testing
 from wsol.config import Paths
-from wsol.drawing import ESTIMATED_COLOUR, TRUE_COLOUR, save_boxed, with_boxes
 from wsol.evaluation import evaluate
+from wsol.figure import ESTIMATED_COLOUR, TRUE_COLOUR, save_boxed, with_boxes
 from wsol.localization import boxes_at
 from wsol.model import Localisation, Networks
 from wsol.pictures import ImageSet

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import update
 from processes import run_processes
 from torch import nn
 from torch.multiprocessing import ProcessExitedException
@@ -37,10 +38,11 @@ from wsol_runs import (
 
 from misc import training
 from misc.checkpoint import load_checkpoint
+from net.losses import CamLosses
 from wsol import engine, evaluation
 from wsol.config import Config, Paths
 from wsol.model import CNN, TRANSFORMER, Networks, build_cnn, build_transformer, logits_of
-from wsol.optimisation import build_optimisers, mean_difference, training_step
+from wsol.optimisation import build_optimisers, mean_difference, training_losses
 from wsol.selection import CHOICES
 
 TRAIN_SCRIPT = WSOL / "tools_cam/train_cam.py"
@@ -59,7 +61,7 @@ def config(tmp_path: Path) -> Config:
 def one_step(config: Config) -> Callable:
     """Losses and gradients of one step on made-up pictures."""
 
-    def step(l1_weight: float) -> tuple[dict, dict, Networks]:
+    def step(l1_weight: float) -> tuple[tuple, dict, Networks]:
         torch.manual_seed(0)
         networks = Networks(build_transformer(config), build_cnn(config))
         images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 1])
@@ -67,23 +69,24 @@ def one_step(config: Config) -> Callable:
         models = networks.eval()._asdict()  # no drop path
         with torch.no_grad():
             maps = {name: model(images) for name, model in models.items()}
-        losses = training_step(models, optimisers, images, labels, l1_weight)
-        return losses, {"maps": maps, "labels": labels}, networks
+        losses, right = training_losses(models, images, labels, l1_weight)
+        update(optimisers, losses.total(l1_weight))
+        return (losses, right), {"maps": maps, "labels": labels}, networks
 
     return step
 
 
 def test_losses_are_those_of_the_method(one_step: Callable):
-    losses, before, _ = one_step(0.0)
+    (losses, right), before, _ = one_step(0.0)
     maps, labels = before["maps"], before["labels"]
     logits = logits_of(maps[TRANSFORMER])
-    assert losses["loss_transformer"] == pytest.approx(float(F.cross_entropy(logits, labels)))
-    assert losses["loss_cnn"] == pytest.approx(
+    assert losses.transformer == pytest.approx(float(F.cross_entropy(logits, labels)))
+    assert losses.cnn == pytest.approx(
         float(F.cross_entropy(logits_of(maps[CNN]), labels)), rel=1e-5
     )
     difference = (maps[TRANSFORMER] - maps[CNN]).abs().mean()
-    assert losses["loss_l1"] == pytest.approx(float(difference), rel=1e-5)
-    assert losses["prec1"] == 100 * (logits.argmax(1) == labels).float().mean()
+    assert losses.refinement == pytest.approx(float(difference), rel=1e-5)
+    assert right == 100 * (logits.argmax(1) == labels).float().mean()
 
 
 def test_l1_loss_reaches_both_networks_when_it_is_on(one_step: Callable):
@@ -110,18 +113,17 @@ def test_maps_of_other_grids_are_resized_before_they_are_compared():
 
 
 def test_bfloat16_gives_about_the_same_losses():
-    def losses(precision: str) -> dict[str, torch.Tensor]:
+    def losses(precision: str) -> CamLosses:
         torch.manual_seed(0)
         models = {name: nn.Conv2d(3, 3, 3) for name in (TRANSFORMER, CNN)}
-        optimisers = {n: torch.optim.SGD(net.parameters(), lr=0.1) for n, net in models.items()}
         images, labels = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
-        return training_step(models, optimisers, images, labels, 1.0, precision)
+        return training_losses(models, images, labels, 1.0, precision)[0]
 
     exact, rough = losses("float32"), losses("bfloat16")
-    for name in ("loss_transformer", "loss_cnn", "loss_l1"):
-        assert rough[name].dtype == torch.float32
-        assert float(rough[name]) == pytest.approx(float(exact[name]), rel=0.02)
-        assert float(rough[name]) != float(exact[name])
+    for one, other in zip(rough, exact, strict=True):
+        assert one.dtype == torch.float32
+        assert float(one) == pytest.approx(float(other), rel=0.02)
+        assert float(one) != float(other)
 
 
 def test_optimisers_have_the_published_settings(config: Config):
@@ -139,13 +141,13 @@ def test_optimisers_have_the_published_settings(config: Config):
 
 
 def test_every_picture_is_trained_on(birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    sizes, step = [], engine.training_step
+    sizes, losses = [], engine.training_losses
 
-    def counted(models: dict, optimisers: dict, images: torch.Tensor, *more: object) -> dict:
+    def counted(models: dict, images: torch.Tensor, *more: object) -> tuple:
         sizes.append(len(images))
-        return step(models, optimisers, images, *more)
+        return losses(models, images, *more)
 
-    monkeypatch.setattr(engine, "training_step", counted)
+    monkeypatch.setattr(engine, "training_losses", counted)
     assert run(birds, tmp_path, SOLVER__NUM_EPOCHS=1) == 0
     assert sizes == [5, 5, 2]
     sizes.clear()
@@ -263,7 +265,7 @@ def run_and_kill(birds: Path, folder: Path, batch: int) -> None:
 def test_killed_run_ends_as_an_uninterrupted_one(birds: Path, trained: Path, tmp_path: Path):
     with pytest.raises(ProcessExitedException, match="SIGKILL"):
         run_processes(run_and_kill, birds, tmp_path, MIDDLE_OF_EPOCH_2, count=1)
-    assert load_checkpoint(Paths(tmp_path).state)["epoch"] == 1
+    assert load_checkpoint(Paths(tmp_path).state)["finished"] == 1
     assert load_checkpoint(tmp_path / "model_last.pth")["epoch"] == 1
     assert run(birds, tmp_path, "--resume") == 0
     assert "continued after epoch 1" in log_of(tmp_path)
@@ -285,7 +287,7 @@ def test_run_killed_between_state_and_weights_writes_them(
     with monkeypatch.context() as patch:
         patch.setattr(engine, "keep_weights", stop)
         assert run(birds, tmp_path) == 130
-    assert load_checkpoint(Paths(tmp_path).state)["epoch"] == 1
+    assert load_checkpoint(Paths(tmp_path).state)["finished"] == 1
     assert not list(tmp_path.glob("model_*"))
     assert run(birds, tmp_path) == 0
     assert all(equal_weights(trained, tmp_path, name) for name in WEIGHTS)
@@ -336,24 +338,3 @@ def test_wrong_input_of_several_processes_is_one_sentence(birds: Path, tmp_path:
     assert done.returncode == 2
     sentence = "train_cam.py: command line: MODEL.CAM_THR is 2.0; it must be at most 1.\n"
     assert done.stderr == sentence
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("MODEL__FIXED_BATCHNORM", False, "MODEL.FIXED_BATCHNORM is False, which 2 processes"),
-        ("TRAIN__BATCH_SIZE", 1, "TRAIN.BATCH_SIZE 1 is too small for 2 processes"),
-    ],
-)
-def test_what_several_processes_cannot_do_equally_is_refused(
-    birds: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    key: str,
-    value: object,
-    message: str,
-):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert run(birds, tmp_path, **{key: value}) == 2
-    assert message in capsys.readouterr().err

@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from misc.checks import MAX_THREADS
 from misc.errors import UserError
 from misc.files import atomic_path
 from misc.maps_io import read_image
 from misc.progress import progress
 from voc12.devkit import IMAGE_SUFFIXES
-from voc12.preflight import MAX_THREADS, is_upright
+from voc12.preflight import is_upright
 
 _SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 _COPY_QUALITY = 95  # of JPEG, without chroma subsampling: no loss that a network would see

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from misc.checks import require_no_problems
 from misc.errors import UserError
 from misc.files import atomic_path, read_json, write_json
 from misc.progress import log
@@ -29,7 +30,6 @@ from voc12.photos.labels import (
     find_labels,
     normal,
 )
-from voc12.preflight import require_no_problems
 
 LIST_NAME = "photos"
 CLASSES_NAME = "classes.txt"

@@ -1,5 +1,6 @@
 """Weight files of CNN backbones: incomplete ones and those of other networks are refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def test_incomplete_timm_weights_are_refused(tmp_path: Path, missing: str) -> No
     state = timm.create_model(SMALL).state_dict()
     del state[missing]
     save_checkpoint(tmp_path / "w.pth", state)
-    with pytest.raises(UserError, match=rf"w\.pth does not hold .*: 1 of .* first is {missing}"):
+    with pytest.raises(UserError, match=rf"w\.pth does not fit .*: 1 missing \({missing}\)"):
         build_backbone(SMALL, weights=str(tmp_path / "w.pth"))
 
 
@@ -40,7 +41,9 @@ def test_complete_timm_weights_without_counters_are_loaded(tmp_path: Path, name:
 def test_weights_of_a_deeper_network_are_refused(tmp_path: Path) -> None:
     """All tensors of ResNet18 and ConvNeXt-T are in ResNet34 and ConvNeXt-S by name and shape."""
     save_checkpoint(tmp_path / "r.pth", torchvision.models.resnet34().state_dict())
-    with pytest.raises(UserError, match=r"r\.pth does not hold .* a larger one: .* layer1\.2"):
+    with pytest.raises(
+        UserError, match=r"r\.pth does not fit .*: .*\(layer1\.2.* of a larger network"
+    ):
         build_backbone("resnet18", weights=str(tmp_path / "r.pth"))
     save_checkpoint(tmp_path / "c.pth", timm.create_model("convnext_small").state_dict())
     with pytest.raises(UserError, match=r"c\.pth holds .* give the weights of convnext_tiny"):
@@ -55,5 +58,43 @@ def test_backbone_of_a_cnn_branch_is_taken_over(name: str) -> None:
     load_backbone(backbone, state, "w.pth")
     for key, value in backbone.state_dict().items():
         assert key.endswith("num_batches_tracked") or torch.equal(value, state[f"backbone.{key}"])
-    with pytest.raises(UserError, match=r"^w\.pth does not hold the weights of this network"):
+    with pytest.raises(UserError, match=r"^w\.pth does not fit this network"):
         load_backbone(build_backbone("resnet50", init="random"), state, "w.pth")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
+def test_local_resnet_weights(tmp_path: Path, prefix: str) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    state["conv1.weight"] += 1
+    save_checkpoint(tmp_path / "w.pth", {f"{prefix}{key}": v for key, v in state.items()})
+    backbone = build_backbone("resnet18", weights=str(tmp_path / "w.pth"))
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+def test_weights_of_another_resnet_are_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "w.pth", torchvision.models.resnet34().state_dict())
+    build_backbone("resnet34", weights=str(tmp_path / "w.pth"))
+    with pytest.raises(UserError, match=r"w\.pth does not fit this network: .* missing \(layer1"):
+        build_backbone("resnet50", weights=str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("rename", [str, lambda key: f"net/{hash(key)}"], ids=["names", "position"])
+def test_local_timm_weights_by_name_or_position(
+    tmp_path: Path, rename: Callable[[str], str], capsys: pytest.CaptureFixture
+) -> None:
+    state = timm.create_model(SMALL).state_dict()
+    state["conv_stem.weight"] += 1
+    save_checkpoint(tmp_path / "w.pth", {rename(key): value for key, value in state.items()})
+    features = build_backbone(SMALL, weights=str(tmp_path / "w.pth")).features.state_dict()
+    assert ("matched by position" in capsys.readouterr().out) == (rename is not str)
+    assert len(features) > 100
+    for key, value in features.items():
+        assert torch.equal(value, state[key]), key
+
+
+def test_weights_of_another_timm_network_are_refused(tmp_path: Path) -> None:
+    state = timm.create_model("regnety_002").state_dict()
+    save_checkpoint(tmp_path / "w.pth", state)
+    with pytest.raises(UserError, match=rf"holds {len(state)} tensors of which .* {SMALL}"):
+        build_backbone(SMALL, weights=str(tmp_path / "w.pth"))

@@ -1,0 +1,107 @@
+"""Batch norm over processes against torch's own on the whole batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from processes import run_processes
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from misc.distributed import rank, shard, taking_part, world_size
+from net.batchnorm import synchronise_batchnorm
+
+
+def assert_alike(found: Tensor, expected: Tensor) -> None:
+    """Compare by the greatest value of a tensor: the terms of a gradient cancel.
+
+    Means over parts that are summed first differ by rounding errors of float32, about 1e-7; the
+    smallest standard deviation is a sixth of its mean, which multiplies them.
+    """
+    bound = 1e-5 * float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=bound)
+
+
+KINDS = {
+    "torch": lambda: nn.BatchNorm2d(3, eps=1e-3, momentum=0.2),
+    "timm": lambda: BatchNormAct2d(3, act_layer=nn.SiLU, inplace=False),
+    "cumulative": lambda: nn.BatchNorm2d(3, momentum=None),
+    "plain": lambda: nn.BatchNorm2d(3, affine=False),
+}
+
+
+def pictures(count: int) -> Tensor:
+    """(count, 3, 4, 5) of different means and sizes."""
+    generator = torch.Generator().manual_seed(count)
+    return (
+        3
+        + torch.randn(count, 3, 4, 5, generator=generator)
+        * torch.tensor([0.5, 1, 4])[:, None, None]
+    )
+
+
+def passes(kind: str, count: int) -> dict[str, Tensor]:
+    """Outputs, gradients and state of two updates; this process's part of them."""
+    torch.manual_seed(0)
+    norm = KINDS[kind]()
+    if norm.affine:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    synchronise_batchnorm(norm)
+    own = shard(range(count))
+    whole = pictures(count)
+    images = whole[own or [0]].clone().requires_grad_()
+    for step in range(2):
+        with taking_part(bool(own)):
+            outputs = norm(images * (step + 1))
+            # a sum that no constant of a channel drops out of
+            loss = (outputs * whole[own or [0]].cos()).square().sum() * bool(own)
+            loss.backward()
+    found = {key: value.clone() for key, value in norm.state_dict().items()}
+    found |= {f"gradient of {name}": p.grad for name, p in norm.named_parameters()}
+    norm.eval()
+    found["evaluated"] = norm(whole).detach()
+    if own:
+        found |= {"outputs": outputs.detach(), "gradients": images.grad}
+    return found
+
+
+def save_passes(folder: Path, count: int) -> None:
+    for kind in KINDS:
+        torch.save(passes(kind, count), folder / f"{kind} {rank()}.pth")
+
+
+@pytest.mark.parametrize(("count", "processes"), [(4, 2), (5, 2), (2, 3), (1, 2)])
+def test_equals_torch_on_the_whole_batch(tmp_path: Path, count: int, processes: int) -> None:
+    run_processes(save_passes, tmp_path, count, count=processes)
+    for kind in KINDS:
+        expected = passes(kind, count)
+        found = [torch.load(tmp_path / f"{kind} {index}.pth") for index in range(processes)]
+        for index, part in enumerate(found[:count]):
+            for name in ("outputs", "gradients"):
+                assert_alike(part.pop(name), expected[name][index::processes])
+        for name in found[0]:
+            parts = [part[name] for part in found]
+            if name.startswith("gradient of"):  # data parallel training adds them up
+                assert_alike(sum(parts), expected[name])
+            else:
+                for part in parts:
+                    assert_alike(part, expected[name])
+
+
+def test_plain_run_keeps_torchs_own() -> None:
+    assert world_size() == 1
+    norm = nn.BatchNorm2d(3)
+    synchronise_batchnorm(norm)
+    assert type(norm) is nn.BatchNorm2d
+
+
+def test_half_precision_keeps_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm, maps = nn.BatchNorm2d(3), pictures(2).bfloat16()
+    expected = norm(maps)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    synchronise_batchnorm(norm)
+    monkeypatch.delenv("WORLD_SIZE")
+    found = norm(maps)
+    assert type(norm) is not nn.BatchNorm2d and found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected.float(), rtol=0.01, atol=0.01)
