@@ -9,8 +9,10 @@ import torch
 from networks import NUM_CLASSES, golden_irn, picture
 from numpy.testing import assert_allclose
 from pipeline import changed
+from processes import run_processes
 
 from misc.checkpoint import save_checkpoint
+from misc.distributed import rank, shard
 from misc.errors import UserError
 from net.affinity import path_index
 from net.backbone import build_backbone
@@ -62,6 +64,32 @@ def test_losses_and_gradients_equal_published(golden, irn):
     assert all(p.grad is not None and p.grad.any() for p in heads)
     trainable = {id(p) for p in irn.parameters() if p.requires_grad}
     assert {id(p) for p in heads} == trainable
+
+
+def share_of_losses(folder: Path, processes: int) -> None:
+    """Losses and gradients of this process's share of three pictures."""
+    torch.manual_seed(0)
+    edge, field = torch.randn(3, 1, 24, 24), torch.randn(3, 2, 24, 24)
+    labels = torch.randint(0, 4, (3, 6, 6)).repeat_interleave(4, 1).repeat_interleave(4, 2).byte()
+    labels[1, :, :16] = 255  # pictures have unequal numbers of pairs
+    own = shard(range(3))
+    parts = [maps[own].clone().requires_grad_() for maps in (edge, field)]
+    losses = irn_losses(*parts, labels[own], path_index(5), NUM_CLASSES)
+    losses.total().backward()
+    found = [*(loss.detach() for loss in losses), *(part.grad for part in parts)]
+    torch.save(found, folder / f"{processes} {rank()}.pth")
+
+
+def test_losses_of_two_processes_average_to_those_of_the_whole_batch(tmp_path: Path) -> None:
+    run_processes(share_of_losses, tmp_path, 2)
+    share_of_losses(tmp_path, 1)
+    first, second, whole = (torch.load(tmp_path / f"{name}.pth") for name in ("2 0", "2 1", "1 0"))
+    # sums of some thousand terms, in another order: 1e-5 is a hundred roundings of float32
+    for parts in zip(first[:4], second[:4], whole[:4], strict=True):
+        torch.testing.assert_close((parts[0] + parts[1]) / 2, parts[2], rtol=1e-5, atol=0)
+    for gradient, parts in zip(whole[4:], zip(first[4:], second[4:], strict=True), strict=True):
+        for index, part in enumerate(parts):
+            torch.testing.assert_close(part / 2, gradient[index::2], rtol=1e-5, atol=1e-7)
 
 
 def test_mean_displacement_is_subtracted_in_evaluation_only(irn):
