@@ -117,8 +117,8 @@ def test_training_options_reach_the_cam_training(sample: Path, tmp_path: Path) -
     training = train_cam._prepare(run, run.source.id_list("train").ids, "")
     data = training.dataset
     assert (data.crop_size, data.long_side, data.seed, len(data)) == (64, (50, 90), 5, 6)
-    assert data[0]["image"].shape == (3, 64, 64)
-    assert (training.batch_size, training.epochs, training.steps_per_epoch) == (3, 2, 2)
+    assert data[0, 0]["image"].shape == (3, 64, 64)
+    assert (training.batch_size, training.units, training.steps_per_unit) == (3, 2, 2)
     rates = {n: [g["lr"] for g in o.param_groups] for n, o in training.optimisers.items()}
     assert rates == {"cnn": [0.1, 1.0], "transformer": [0.02, pytest.approx(0.2)]}
     for optimiser in training.optimisers.values():
