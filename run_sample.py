@@ -36,44 +36,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_pipeline(options: Options) -> dict[str, Any]:
     """Check the data, run the chosen steps, write log, metrics.json, figure.png and report.html.
 
+    Under `torchrun` the main process decides, writes records and draws; every process takes its
+    share of the pictures of each step.
+
     Returns:
         The content of metrics.json.
     """
-    from misc.distributed import select_device
-    from misc.progress import log
-    from step.checks import check
-    from step.next_command import deeplab_advice
-    from step.overwrite import remove_before
-    from step.photo_changes import check_photos
+    from misc.distributed import join_processes, on_main, require_shared, select_device
     from step.report import Report
     from step.run import prepare_data
 
-    open_log(options)
-    require_one_process()
-    select_device(options.device)
-    run = prepare_data(options)
-    check_photos(run)
-    steps = check(run)
-    if MASK_STEP in steps:
-        log(f"when {MASK_STEP} is done, {deeplab_advice(run)}")
-    if options.overwrite:
-        remove_before(run, steps)
-    report = Report(run, steps)
-    for number, name in enumerate(STEP_NAMES, start=1):
-        title = f"[{number}/{len(STEP_NAMES)}] {name}"
-        if name in steps:
-            run_step(name, title, run, report)
-        elif options.steps is None and not is_on(options, name):
-            log(f"{title}: off (--{switch_name(name)})")
-    report.log_table()
-    draw(run, steps)
-    if MASK_STEP in steps:
-        log(deeplab_advice(run))
-    log(f"metrics are in {report.path}, finished in {report.total_seconds():.0f} s")
-    content = report.content()
-    if options.report_num:
-        write_report_page(run)
-    return content
+    join_processes(select_device(options.device))
+    on_main(lambda: open_log(options))
+    require_shared(options.work_dir, "--work_dir")
+    run = on_main(lambda: prepare_data(options))
+    steps = on_main(lambda: preflight(run))
+    report = on_main(lambda: Report(run, steps))
+    for name in STEP_NAMES:
+        run_step(name, run, steps, report)
+    draw_overlays(run, steps)
+    return on_main(lambda: finish(run, steps, report))
 
 
 def open_log(options: Options) -> None:
@@ -91,15 +73,25 @@ def open_log(options: Options) -> None:
     warnings.showwarning = lambda message, *_: log(f"warning: {message}")
 
 
-def require_one_process() -> None:
-    """Refuse `torchrun`, which would run every step several times over the same files."""
-    from misc.distributed import world_size
+def preflight(run: "Run") -> tuple[str, ...]:
+    """The steps that can run; with --overwrite their outputs are removed.
 
-    if world_size() > 1:
-        raise UserError(
-            f"the pipeline runs in one process, but {world_size()} were started; start it with "
-            "python, not with torchrun."
-        )
+    Raises:
+        UserError: something that they need is missing or unusable.
+    """
+    from misc.progress import log
+    from step.checks import check
+    from step.next_command import deeplab_advice
+    from step.overwrite import remove_before
+    from step.photo_changes import check_photos
+
+    check_photos(run)
+    steps = check(run)
+    if MASK_STEP in steps:
+        log(f"when {MASK_STEP} is done, {deeplab_advice(run)}")
+    if run.options.overwrite:
+        remove_before(run, steps)
+    return steps
 
 
 def step_modules() -> dict[str, ModuleType]:
@@ -121,11 +113,16 @@ def step_modules() -> dict[str, ModuleType]:
     return {module.STEP: module for module in modules}
 
 
-def run_step(name: str, title: str, run: "Run", report: "Report") -> None:
-    """Run one step, timed, and store what it returns."""
-    from misc.distributed import peak_memory, reset_peak_memory, select_device
+def run_step(name: str, run: "Run", steps: Sequence[str], report: "Report") -> None:
+    """Run a step if it is one of the chosen `steps`, timed, and store what it returns."""
+    from misc.distributed import on_main, peak_memory, reset_peak_memory, select_device
     from misc.progress import log
 
+    title = f"[{STEP_NAMES.index(name) + 1}/{len(STEP_NAMES)}] {name}"
+    if name not in steps:
+        if run.options.steps is None and not is_on(run.options, name):
+            log(f"{title}: off (--{switch_name(name)})")
+        return
     log(f"{title} ...")
     device = select_device(run.options.device)
     reset_peak_memory(device)
@@ -134,18 +131,34 @@ def run_step(name: str, title: str, run: "Run", report: "Report") -> None:
     seconds, memory = time.perf_counter() - start, peak_memory(device)
     shown = ", ".join(f"{device} {size / 2**30:.2f} GiB" for device, size in memory.items())
     log(f"{title}: {seconds:.1f} s, peak memory {shown}")
-    report.add(name, result or {}, seconds, memory)
+    on_main(lambda: report.add(name, result or {}, seconds, memory))
 
 
-def draw(run: "Run", steps: Sequence[str]) -> None:
-    """Draw the masks over their photos, and the figure, where the steps make what they show."""
-    from step import make_figure, make_overlays
-    from step.plan import STEPS
+def draw_overlays(run: "Run", steps: Sequence[str]) -> None:
+    """Lay the masks over their photos, if this run makes them and that is asked for."""
+    from step import make_overlays
 
     if run.options.overlays and MASK_STEP in steps:
         make_overlays.run(run)
+
+
+def finish(run: "Run", steps: Sequence[str], report: "Report") -> dict[str, Any]:
+    """Tell the scores, draw figure and page; returns the content of metrics.json."""
+    from misc.progress import log
+    from step import make_figure
+    from step.next_command import deeplab_advice
+    from step.plan import STEPS
+
+    report.log_table()
     if run.options.figure_num and any("infer_list" in STEPS[name].lists for name in steps):
         make_figure.run(run)
+    if MASK_STEP in steps:
+        log(deeplab_advice(run))
+    log(f"metrics are in {report.path}, finished in {report.total_seconds():.0f} s")
+    content = report.content()
+    if run.options.report_num:
+        write_report_page(run)
+    return content
 
 
 def write_report_page(run: "Run") -> None:

@@ -352,9 +352,9 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Largest resident memory of this process since the reset, in bytes, by device.
+    """Largest resident memory since the reset, in bytes, by device; the largest of all processes.
 
-    Worker processes are not counted.
+    Loader and worker processes are not counted.
 
     Args:
         device: the device of the run; a GPU counts as `cuda`, the main memory as `cpu`.
@@ -362,7 +362,8 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     peak = {"cpu": _peak_resident()}
     if device.type == "cuda":
         peak["cuda"] = torch.cuda.max_memory_allocated(device)
-    return peak
+    everywhere = all_gather(peak)
+    return {name: max(one[name] for one in everywhere) for name in peak}
 
 
 def _peak_resident() -> int:

@@ -7,6 +7,7 @@ labels, 0 for background and 255 where neither is certain.
 from functools import partial
 from typing import Any
 
+from misc.distributed import together
 from misc.parallel import map_pictures
 from misc.progress import log
 from net.pseudo_labels import write_ir_label
@@ -19,10 +20,11 @@ STEP = "cam_to_ir_label"
 def run(run: Run) -> dict[str, Any]:
     """Write the IR labels of every picture of the training list."""
     options, devkit = run.options, run.source.devkit
-    ids, left, _ = begin(STEP, run)
+    work = begin(STEP, run)
     cams, labels = OUTPUTS["cam_out_dir"], OUTPUTS["ir_label_out_dir"]
-    work = [(devkit.image_path(i), cams.file(run, i), labels.file(run, i)) for i in left]
-    log(f"{STEP}: {len(left)} of {len(ids)} pictures")
+    jobs = [(devkit.image_path(i), cams.file(run, i), labels.file(run, i)) for i in work.share]
+    log(f"{STEP}: {len(work.left)} of {len(work.ids)} pictures")
     label = partial(write_ir_label, fg_thres=options.conf_fg_thres, bg_thres=options.conf_bg_thres)
-    map_pictures(label, work, options.num_workers, STEP)
-    return {"pictures": len(ids), "made": len(left)}
+    with together():
+        map_pictures(label, jobs, options.num_workers, STEP)
+    return {"pictures": len(work.ids), "made": len(work.left)}

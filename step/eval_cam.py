@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from misc.arguments import fraction
-from misc.distributed import shard
+from misc.distributed import on_main, shard, together
 from misc.entry import run_entry
 from misc.maps_io import CamMaps, load_cam, read_label
 from misc.metrics import SegmentationScores, ThresholdConfusion, fitting
@@ -41,7 +41,7 @@ def run(run: Run) -> dict[str, Any]:
     """
     options = run.options
     begin(STEP, run)
-    scored = scored_pictures(run, STEP)
+    scored = on_main(lambda: scored_pictures(run, STEP))
     scores = score_cams(run, scored, [options.cam_eval_thres])[0]
     title = f"seed at background score {options.cam_eval_thres}"
     result = report_segmentation(title, scores, run.class_names, scored)
@@ -50,13 +50,11 @@ def run(run: Run) -> dict[str, Any]:
 
 def score_cams(run: Run, scored: Scored, thresholds: Sequence[float]) -> list[SegmentationScores]:
     """Scores at each background score, in rising order, reading every CAM once."""
-    devkit, confusion = (
-        run.source.devkit,
-        ThresholdConfusion(run.num_classes + 1, thresholds),
-    )
-    for name in progress(shard(scored.ids), STEP):
-        path = scored_output(STEP).file(run, name)
-        count_seed(confusion, load_cam(path), read_label(devkit.mask_path(name)), path)
+    devkit, confusion = run.source.devkit, ThresholdConfusion(run.num_classes + 1, thresholds)
+    with together():
+        for name in progress(shard(scored.ids), STEP):
+            path = scored_output(STEP).file(run, name)
+            count_seed(confusion, load_cam(path), read_label(devkit.mask_path(name)), path)
     matrices = confusion.matrices()
     for matrix in matrices:
         matrix.reduce()

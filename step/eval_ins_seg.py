@@ -7,7 +7,7 @@ SegmentationClass masks. Writes nothing; returns the average precision at IoU 0.
 from pathlib import Path
 from typing import Any
 
-from misc.distributed import shard
+from misc.distributed import on_main, shard, together
 from misc.errors import UserError
 from misc.maps_io import load_instances, read_label
 from misc.metrics import InstanceAveragePrecision, instances_of, nan_mean
@@ -32,11 +32,12 @@ def run(run: Run) -> dict[str, Any]:
         UserError: no picture has an instances file and both masks, or they do not fit.
     """
     begin(STEP, run)
-    scored, devkit = scored_pictures(run, STEP), run.source.devkit
+    scored, devkit = on_main(lambda: scored_pictures(run, STEP)), run.source.devkit
     metric = InstanceAveragePrecision(run.num_classes, _IOU_THRESHOLD)
-    for name in progress(shard(scored.ids), STEP):
-        masks = devkit.object_mask_path(name), devkit.mask_path(name)
-        _add_picture(metric, scored_output(STEP).file(run, name), *masks)
+    with together():
+        for name in progress(shard(scored.ids), STEP):
+            masks = devkit.object_mask_path(name), devkit.mask_path(name)
+            _add_picture(metric, scored_output(STEP).file(run, name), *masks)
     metric.reduce()
     ap = metric.compute()
     result = {"ap50": percent(nan_mean(ap)), "ap": by_class(run.class_names, ap)}

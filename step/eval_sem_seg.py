@@ -6,7 +6,7 @@ returns mask mIoU, IoU per class, and FP and FN of background and foreground.
 
 from typing import Any
 
-from misc.distributed import shard
+from misc.distributed import on_main, shard, together
 from misc.maps_io import read_label
 from misc.metrics import ConfusionMatrix, add_picture
 from misc.progress import progress
@@ -27,10 +27,11 @@ def run(run: Run) -> dict[str, Any]:
         UserError: no picture has a pseudo mask and a mask, or the two do not fit.
     """
     begin(STEP, run)
-    scored, devkit = scored_pictures(run, STEP), run.source.devkit
+    scored, devkit = on_main(lambda: scored_pictures(run, STEP)), run.source.devkit
     confusion = ConfusionMatrix(run.num_classes + 1)
-    for name in progress(shard(scored.ids), STEP):
-        path = scored_output(STEP).file(run, name)
-        add_picture(confusion, read_label(path), read_label(devkit.mask_path(name)), path)
+    with together():
+        for name in progress(shard(scored.ids), STEP):
+            path = scored_output(STEP).file(run, name)
+            add_picture(confusion, read_label(path), read_label(devkit.mask_path(name)), path)
     confusion.reduce()
     return report_segmentation("mask", confusion.compute(), run.class_names, scored)

@@ -4,7 +4,7 @@ Reads pictures and image labels of `--train_list` and `--infer_list`, and the br
 writes `result/cam/ID.npz` with keys (K,), cam (K, ceil(h/4), ceil(w/4)) and high_res (K, h, w).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from misc.distributed import select_device
+from misc.distributed import select_device, together
 from misc.errors import UserError
 from misc.maps_io import load_cam_origin, save_cam
 from misc.progress import log, progress
@@ -77,15 +77,29 @@ def run(run: Run) -> dict[str, Any]:
     labels = source.image_labels(run.ids("train_list", "infer_list"))
     keys = {image_id: np.flatnonzero(label) for image_id, label in labels.items()}
     output = OUTPUTS["cam_out_dir"]
-    ids, left, _ = begin(
+    work = begin(
         STEP, run, lambda i: _finished(output.file(run, i), keys[i], source.picture_hash(i))
     )
-    branches = load_branches(run, device)
-    log(f"make_cam: {len(left)} of {len(ids)} pictures, fusion {options.cam_fusion}")
-    dataset = MultiScaleDataset(source.devkit, left, options.cam_scales)
-    for item in progress(eval_loader(dataset, None, options.num_workers), "make_cam"):
-        images = [image.to(device) for image in item["images"]]
-        name = item["name"]
+    log(f"{STEP}: {len(work.left)} of {len(work.ids)} pictures, fusion {options.cam_fusion}")
+    with together():
+        for name, *maps in infer(run, work.share, keys, device):
+            picture = source.picture_hash(name)
+            save_cam(output.file(run, name), keys[name], *maps, picture=picture)
+    return {"pictures": len(work.ids), "made": len(work.left)}
+
+
+def infer(
+    run: Run, ids: Sequence[str], keys: Mapping[str, np.ndarray], device: torch.device
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Id, cam and high_res of every picture, see `picture_cams`.
+
+    Raises:
+        UserError: the CAMs of a picture are not finite.
+    """
+    options, branches = run.options, load_branches(run, device)
+    dataset = MultiScaleDataset(run.source.devkit, ids, options.cam_scales)
+    for item in progress(eval_loader(dataset, None, options.num_workers), STEP):
+        images, name = [image.to(device) for image in item["images"]], item["name"]
         with autocast(device, options.precision):
             cam, high_res = picture_cams(
                 branches,
@@ -97,10 +111,7 @@ def run(run: Run) -> dict[str, Any]:
             )
         if not (cam.isfinite().all() and high_res.isfinite().all()):
             raise _not_finite(run, name)
-        maps = cam.cpu().numpy(), high_res.cpu().numpy()
-        picture = source.picture_hash(name)
-        save_cam(output.file(run, name), keys[name], *maps, picture=picture)
-    return {"pictures": len(ids), "made": len(left)}
+        yield name, cam.cpu().numpy(), high_res.cpu().numpy()
 
 
 def _not_finite(run: Run, name: str) -> UserError:

@@ -4,8 +4,10 @@ Reads pictures of `--infer_list`, `result/cam` and `sess/res50_irn.pth`; writes
 `result/ins_seg/ID.npz` with score (n,), class (n,) and mask (n, h, w).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+from misc.distributed import together
 from misc.maps_io import save_instances
 from misc.progress import log
 from net.instances import instances_from_maps
@@ -18,10 +20,17 @@ STEP = "make_ins_seg_labels"
 
 def run(run: Run) -> dict[str, Any]:
     """Write the instances of the inference list."""
+    work = begin(STEP, run)
+    log(f"{STEP}: {len(work.left)} pictures to do")
+    with together():
+        write(run, work.share)
+    return {"made": len(work.left)}
+
+
+def write(run: Run, ids: Sequence[str]) -> None:
+    """Write the instances of some pictures."""
     options = run.options
-    left = begin(STEP, run).left
-    log(f"{STEP}: {len(left)} pictures to do")
-    for one in infer(run, left, STEP):
+    for one in infer(run, ids, STEP):
         found = instances_from_maps(
             one.cam,
             one.edge,
@@ -35,4 +44,3 @@ def run(run: Run) -> dict[str, Any]:
         )
         path = OUTPUTS["ins_seg_out_dir"].file(run, one.name)
         save_instances(path, found.score, found.class_id, found.mask)
-    return {"made": len(left)}

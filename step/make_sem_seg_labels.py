@@ -4,6 +4,7 @@ Reads pictures of `--infer_list`, `result/cam` and `sess/res50_irn.pth`; writes 
 `result/sem_seg/ID.png` and the edge maps `result/edge/ID.png` (gray, a quarter of the size).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from misc.distributed import together
 from misc.files import atomic_path
 from misc.maps_io import write_label
 from misc.progress import log
@@ -31,10 +33,17 @@ def write_edge(path: Path, edge: Tensor) -> None:
 
 def run(run: Run) -> dict[str, Any]:
     """Write the pseudo masks and edge maps of the inference list."""
+    work = begin(STEP, run)
+    log(f"{STEP}: {len(work.left)} pictures to do")
+    with together():
+        write(run, work.share)
+    return {"made": len(work.left)}
+
+
+def write(run: Run, ids: Sequence[str]) -> None:
+    """Write the pseudo masks and edge maps of some pictures."""
     options = run.options
-    left = begin(STEP, run).left
-    log(f"{STEP}: {len(left)} pictures to do")
-    for one in infer(run, left, STEP):
+    for one in infer(run, ids, STEP):
         label = propagate_to_label(
             one.cam,
             one.edge,
@@ -47,4 +56,3 @@ def run(run: Run) -> dict[str, Any]:
         )
         write_edge(OUTPUTS["edge_out_dir"].file(run, one.name), one.edge)
         write_label(OUTPUTS["sem_seg_out_dir"].file(run, one.name), label)
-    return {"made": len(left)}

@@ -50,6 +50,11 @@ _PUBLISHED_MODULES = {"net.resnet50_cam": "resnet152", "net.deit_cam": "deit_sma
 _IRN_OPTION = "--cam_network"
 
 
+def _share_of_cores() -> int:
+    """Half of this process's cores; torchrun says how many processes share the machine."""
+    return (os.cpu_count() or 2) // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 class NetworkAction(argparse.Action):
     """A network by its name, or by the module that the published scripts name.
 
@@ -134,7 +139,7 @@ class Options:
     )
     device: str = _other("auto", "auto (GPU when there is one), cpu, cuda, cuda:INDEX")
     num_workers: int = bounded(
-        (os.cpu_count() or 2) // 2,
+        _share_of_cores(),
         0,
         affects=(),
         help="processes that load pictures and run the CRF; 0 does both in the main process",

@@ -233,14 +233,18 @@ class Work(NamedTuple):
 
     Attributes:
         ids: of the pictures that its outputs are made for; none of a step that only reads.
-        left: those that this process still has to do; all that a training reads, none when its
-            weights are kept.
+        left: those that are still to do; all that a training reads, none when its weights are kept.
         record: what makes its first output now; None of a step that only reads.
     """
 
     ids: tuple[str, ...]
     left: list[str]
     record: Record | None
+
+    @property
+    def share(self) -> list[str]:
+        """This process's part of what is left."""
+        return shard(self.left)
 
 
 def begin(name: str, run: Run, is_finished: Callable[[str], bool] | None = None) -> Work:
@@ -258,8 +262,7 @@ def begin(name: str, run: Run, is_finished: Callable[[str], bool] | None = None)
         UserError: an input is missing or was made by something else, or there are outputs of
             something else.
     """
-    work = on_main(lambda: _begin(name, run, is_finished))
-    return work if STEPS[name].trains else work._replace(left=shard(work.left))
+    return on_main(lambda: _begin(name, run, is_finished))
 
 
 def _begin(name: str, run: Run, is_finished: Callable[[str], bool] | None) -> Work:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from misc.config import flatten
-from misc.distributed import is_main_process, select_device
+from misc.distributed import select_device
 from misc.errors import UserError
 from misc.files import read_json_object, write_json
 from misc.progress import log
@@ -24,7 +24,7 @@ _PARTS = ("arguments", "steps", "seconds", "peak_memory_bytes", "identities")
 
 
 class Report:
-    """Results by step, written to `result/metrics.json` after every step.
+    """Results by step, written to `result/metrics.json` after every step by the main process.
 
     Steps before the first one of this run, whose outputs are the inputs of this run, and steps
     that find everything done keep their entries of the metrics.json that is there, as long as they
@@ -92,8 +92,7 @@ class Report:
             self._results[step] = result
             self._seconds[step] = round(seconds, 3)
             self._memory[step] = memory
-        if is_main_process():
-            write_json(self.path, self.content())
+        write_json(self.path, self.content())
 
     def total_seconds(self) -> float:
         """Seconds since the start of the run."""
