@@ -389,14 +389,15 @@ def test_two_processes_train_like_one(sample: Path) -> None:
     assert text.count("iteration 6/6") == 1  # the main process alone speaks
 
 
-@pytest.mark.parametrize("batch_size", [3, 1])  # shares 2 and 1, 1 and none
-def test_two_processes_train_an_odd_batch_like_one(
-    sample: Path, tmp_path: Path, batch_size: int
+@pytest.mark.parametrize(("batch_size", "count"), [(3, 2), (2, 3)])  # 2 and 1; 1, 1 and none
+def test_processes_train_uneven_batches_like_one(
+    sample: Path, tmp_path: Path, batch_size: int, count: int
 ) -> None:
     values = {"SOLVER.BATCH_SIZE.TRAIN": batch_size, "SOLVER.ITER_MAX": 3, "SOLVER.ITER_TB": 1}
     folders = tmp_path / "one", tmp_path / "two"
     assert run("train", sample, folders[0], values=values) == 0
-    run_processes(run_commands, command_line("train", sample, folders[1], values=values))
+    argv = command_line("train", sample, folders[1], values=values)
+    run_processes(run_commands, argv, count=count)
     states, losses = [], []
     for folder in folders:
         path = paths_of(sample, folder).checkpoint(FINAL)
