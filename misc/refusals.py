@@ -35,9 +35,7 @@ _LOADER_DIED = re.compile(
     r"killed by signal: [\w ]+|exited unexpectedly|received 0 items of ancdata"
     r"|unable to (?:write to|open|mmap|resize|allocate) (?:file|shared memory)[^\n]*"
 )
-_LOST_PROCESS = re.compile(
-    r"gloo.*[Cc]onnection|Connection (?:closed|reset) by peer|NCCL", re.DOTALL
-)
+_PROCESS_LOST = re.compile(r"gloo[^\n]*by peer|ncclRemoteError|NCCL communicator was aborted")
 _ERROR_OF_LOADER = re.compile(
     r"DataLoader worker process.*\[Errno (?P<number>\d+)\] (?P<reason>[^\n]*?)"
     r"(?:: (?P<quote>['\"])(?P<name>[^\n]*)(?P=quote))?\s*$",
@@ -49,16 +47,16 @@ def refusal(error: OSError | RuntimeError | MemoryError) -> str | None:
     """What disk, memory or GPU refused and a remedy; None for an error that is a bug."""
     if isinstance(error, MemoryError):
         return f"memory ran out ({error}); {_NO_MEMORY}." if str(error) else f"{_NO_MEMORY}."
+    if _PROCESS_LOST.search(str(error)):
+        return (
+            "another process of this run has ended, and the rest cannot go on alone: see what it "
+            "said; the same command goes on from here."
+        )
     if _LOADER_DIED.search(str(error)):
         return _loader_refusal(error)
     system = os_error_in(error)
     if system is not None:
         return _system_refusal(system)
-    if _LOST_PROCESS.search(str(error)):
-        return (
-            "another process of this run has stopped; see what it said. The same command goes on "
-            "from here."
-        )
     return _memory_refusal(error)
 
 

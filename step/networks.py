@@ -1,16 +1,15 @@
 """The three networks: built from the options, loaded for what reads them, and kept when trained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from misc.checkpoint import load_checkpoint, save_checkpoint, state_dict_of
-from misc.distributed import barrier, is_main_process
 from misc.files import remove_leftovers
 from misc.progress import log
 from misc.provenance import Record, seal_record, write_record
-from misc.training import Training
 from net.backbone import build_backbone, load_backbone
 from net.deit_cam import DeitCam, build_deit_cam
 from net.irn import IRNet
@@ -19,7 +18,14 @@ from net.pretrained import load_weights
 from net.published_keys import from_published
 from net.resnet_cam import CnnCam, build_cnn_cam
 from step.options import CAM_BACKBONE
-from step.plan import OUTPUTS, list_facts, require_input, uses_cnn, uses_transformer
+from step.plan import (
+    OUTPUTS,
+    list_facts,
+    require_input,
+    state_path,
+    uses_cnn,
+    uses_transformer,
+)
 from step.run import Run
 
 _CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random")
@@ -100,24 +106,24 @@ def load_irn(run: Run, device: torch.device) -> IRNet:
 
 
 def save_weights(
-    run: Run, models: Mapping[str, nn.Module], record: Record, training: Training
+    run: Run,
+    models: Mapping[str, nn.Module],
+    record: Record,
+    history: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write trained networks, each with its record first; what the training resumes from goes.
+    """Write trained networks, each with its record first, and forget the state of the training.
 
     Args:
         run: the run.
         models: by the option that names the file.
         record: what made them.
-        training: that is finished.
+        history: losses of every epoch, for the reader of the record.
     """
-    if is_main_process():
-        for name, model in models.items():
-            output, facts = OUTPUTS[name], {"history": training.history}
-            path = output.path(run)
-            write_record(path, record, list_facts(run, output), facts)
-            remove_leftovers(path)
-            save_checkpoint(path, model.state_dict())
-            seal_record(path)
-            log(f"wrote {path}")
-        training.state_path.unlink(missing_ok=True)
-    barrier()  # nobody goes on before the weights are there
+    for name, model in models.items():
+        path = OUTPUTS[name].path(run)
+        write_record(path, record, list_facts(run, OUTPUTS[name]), {"history": history})
+        remove_leftovers(path)
+        save_checkpoint(path, model.state_dict())
+        seal_record(path)
+        log(f"wrote {path}")
+    state_path(run, record.step).unlink(missing_ok=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from misc.config import identifying
-from misc.distributed import shard
+from misc.distributed import on_main, shard
 from misc.errors import UserError
-from misc.files import sha256_file, up_to_date
+from misc.files import file_hash, up_to_date
 from misc.outputs import keep_file, prepare_output, require_outputs
 from misc.progress import log
 from misc.provenance import Record, check_record, read_record
@@ -98,7 +98,9 @@ class Output:
             pictures = run.source.id_list(options.train_list)
             data = run.source.fingerprint(pictures.ids)
             inputs |= {"train_list": pictures.sha256, "train_data": data}
-            inputs |= {name: _file(_first_weights(options, name)) for name in step.first_weights}
+            inputs |= {
+                name: file_hash(_first_weights(options, name)) for name in step.first_weights
+            }
         networks = (*step.trains, *(one.network for one in used if one.network is not None))
         inputs |= _statistics(options, networks)
         return Record(self.step, {**arguments, "class_names": run.class_names}, inputs)
@@ -203,16 +205,9 @@ def _identity(run: Run, name: str) -> str:
     output = OUTPUTS[name]
     path = output.path(run)
     if output.suffix is None:
-        return _file(path)
+        return file_hash(path)
     recorded = read_record(path) if path.is_dir() else None
     return (recorded or output.record(run)).fingerprint
-
-
-def _file(path: Path | str | None) -> str:
-    """A missing file differs from any record; what needs the file itself says so."""
-    if path is None:
-        return "none"
-    return sha256_file(path) if Path(path).is_file() else "(missing)"
 
 
 def _first_weights(options: Options, name: str) -> Path | str | None:
@@ -238,7 +233,8 @@ class Work(NamedTuple):
 
     Attributes:
         ids: of the pictures that its outputs are made for; none of a step that only reads.
-        left: those that this process still has to do; none when trained weights are kept.
+        left: those that this process still has to do; all that a training reads, none when its
+            weights are kept.
         record: what makes its first output now; None of a step that only reads.
     """
 
@@ -250,6 +246,8 @@ class Work(NamedTuple):
 def begin(name: str, run: Run, is_finished: Callable[[str], bool] | None = None) -> Work:
     """Check the inputs of a step, make its output folders ready, and tell what is left to do.
 
+    The main process decides for all.
+
     Args:
         name: of the step.
         run: the run.
@@ -260,6 +258,11 @@ def begin(name: str, run: Run, is_finished: Callable[[str], bool] | None = None)
         UserError: an input is missing or was made by something else, or there are outputs of
             something else.
     """
+    work = on_main(lambda: _begin(name, run, is_finished))
+    return work if STEPS[name].trains else work._replace(left=shard(work.left))
+
+
+def _begin(name: str, run: Run, is_finished: Callable[[str], bool] | None) -> Work:
     step = STEPS[name]
     require_inputs(name, run)
     if not step.writes:
@@ -282,7 +285,7 @@ def begin(name: str, run: Run, is_finished: Callable[[str], bool] | None = None)
         return all(up_to_date(output.file(run, image_id), *inputs) for output in step.writes)
 
     is_finished = is_finished or is_current
-    return Work(ids, [i for i in shard(ids) if not is_finished(i)], record)
+    return Work(ids, [i for i in ids if not is_finished(i)], record)
 
 
 def require_inputs(name: str, run: Run) -> None:
@@ -336,11 +339,7 @@ def is_imported(folder: Path) -> bool:
 def list_facts(run: Run, output: Output) -> dict[str, dict[str, Any]]:
     """Name, hash and number of ids of an output's lists, for a person who reads the record."""
     names = [getattr(run.options, option) for option in output.lists]
-    lists = {name: run.source.id_list(name) for name in names}
-    return {
-        name: {"source": one.source, "sha256": one.sha256, "count": len(one.ids)}
-        for name, one in lists.items()
-    }
+    return {name: run.source.id_list(name).facts() for name in names}
 
 
 def _keeps_weights(step: Step, record: Record, run: Run) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from misc.batches import first_images, fit_batch
-from misc.distributed import all_reduce_sum, is_main_process, select_device, shard
+from misc.distributed import all_reduce_sum, is_main_process, on_main, select_device, shard
 from misc.progress import progress
 from misc.schedule import PolyAdamW, PolySGD
 from misc.seed import seed_everything
@@ -34,7 +34,6 @@ from voc12.dataset import ClassificationDataset, ClassificationEvalDataset
 
 STEP = "train_cam"
 HEAD_FACTOR = 10.0  # learning rate of the classifiers over that of the networks
-_CALIBRATION_BATCHES = 4
 _GRID_PICTURES = 4
 _LEAST_MAP = 1e-5  # so that a map without any positive value stays 0
 
@@ -92,7 +91,7 @@ def run(run: Run) -> dict[str, Any]:
     training.run()
     models = {"cam_weights_name": training.models["cnn"]}
     models["deit_weights_name"] = training.models["transformer"]
-    save_weights(run, models, work.record, training)
+    on_main(lambda: save_weights(run, models, work.record, training.history))
     return {"epochs": training.history}
 
 

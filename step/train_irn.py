@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from misc.batches import counted_labels, fit_batch
-from misc.distributed import all_reduce_sum, is_main_process, select_device, shard
+from misc.distributed import all_reduce_sum, is_main_process, on_main, select_device, shard
 from misc.errors import UserError
 from misc.maps_io import IGNORE_LABEL
 from misc.progress import log, progress
@@ -60,7 +60,8 @@ def run(run: Run) -> dict[str, Any]:
     model = training.models["irn"]
     mean = store_mean_displacement(run, model, training.device)
     log(f"train_irn: mean displacement (dy, dx) {mean[0]:.3f}, {mean[1]:.3f} cells")
-    save_weights(run, {"irn_weights_name": model}, work.record, training)
+    models = {"irn_weights_name": model}
+    on_main(lambda: save_weights(run, models, work.record, training.history))
     return {"epochs": training.history}
 
 

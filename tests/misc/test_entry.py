@@ -79,8 +79,12 @@ def test_interrupted_overwriting_goes_on_without_it(
         ),
         (FileExistsError(errno.EEXIST, "File exists", "/x"), "/x: File exists; a file is where"),
         (
+            RuntimeError("[gloo/transport/tcp/pair.cc:538] Read error: Connection reset by peer"),
+            "another process of this run has ended, and the rest cannot go on alone",
+        ),
+        (
             RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:8089"),
-            "another process of this run has stopped; see what it said.",
+            "another process of this run has ended, and the rest cannot go on alone",
         ),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has .."),
@@ -106,6 +110,7 @@ def test_refusals_of_disk_and_gpu_are_one_sentence(
         InterruptedError(errno.EINTR, "Interrupted"),
         OSError("without a number"),
         RuntimeError("size mismatch"),
+        RuntimeError("Connection reset by peer"),
     ],
 )
 def test_other_errors_of_these_kinds_keep_their_traceback(error: Exception) -> None:

@@ -10,6 +10,7 @@ from misc.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     NEAREST,
+    denormalise,
     normalise,
     random_crop,
     random_flip,
@@ -97,6 +98,12 @@ def test_normalise_is_the_formula() -> None:
     image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
     expected = (image / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
     np.testing.assert_array_equal(normalise(image), expected.astype(np.float32))
+
+
+def test_denormalise_gives_every_grey_level_back() -> None:
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    image[..., 1] = image[::-1, :, 0]
+    np.testing.assert_array_equal(denormalise(to_chw(normalise(image))), image)
     np.testing.assert_allclose(
         normalise(image, (0.5,) * 3, (0.5,) * 3), image / 127.5 - 1, atol=1e-6
     )

@@ -332,9 +332,10 @@ def test_two_processes_train_as_one(birds: Path, tmp_path: Path, values: dict[st
     one, two = (weights(tmp_path / name / "model_last.pth") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for key in one:
-        # AdamW takes full steps also along gradients that are rounding errors
-        tolerance = 1e-4 if key.startswith("cnn") else 2 * STEPS_PER_EPOCH * RATE
-        torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=tolerance)
+        # AdamW divides by the size of a gradient: where that is hardly more than its rounding
+        # error, a tenth of a step may differ; the L1 loss hands a little of it on to the CNN.
+        tolerance = 2e-5 if key.startswith("cnn") else RATE / 10
+        torch.testing.assert_close(two[key], one[key], rtol=1e-5, atol=tolerance)
 
 
 def test_wrong_input_of_several_processes_is_one_sentence(birds: Path, tmp_path: Path):
