@@ -27,6 +27,7 @@ from net.deit_cam import DeitCam
 from net.losses import CamLosses, cam_losses, classification_loss
 from net.resnet_cam import CnnCam
 from step.networks import build_cnn, build_deit, save_weights
+from step.options import Options
 from step.plan import begin, board_dir, state_path
 from step.run import Run
 from voc12.dataset import ClassificationDataset, ClassificationEvalDataset
@@ -98,31 +99,10 @@ def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> Training:
     """Data, networks and optimisers of the run."""
     options = run.options
     seed_everything(options.seed)
-    source, device = run.source, select_device(options.device)
-    low, high = (int(side) for side in options.cam_long_side)
-    dataset = ClassificationDataset(
-        source.devkit,
-        ids,
-        source.image_labels(ids),
-        options.cam_crop_size,
-        (low, high),
-        options.seed,
-    )
+    dataset, device = _training_data(run, ids), select_device(options.device)
     batch_size = fit_batch(options.cam_batch_size, len(dataset), "--cam_batch_size")
     models = {"cnn": build_cnn(run).to(device), "transformer": build_deit(run).to(device)}
     steps = len(dataset) // batch_size * options.cam_num_epoches
-    decay, momentum = options.cam_weight_decay, options.momentum
-    optimisers = {
-        "cnn": build_optimiser(models["cnn"], options.cam_learning_rate, decay, momentum, steps),
-        "transformer": build_optimiser(
-            models["transformer"],
-            options.deit_learning_rate,
-            decay,
-            momentum,
-            steps,
-            options.deit_optimiser,
-        ),
-    }
     if options.init == "random" and options.cnn_weights is None and options.fixed_batchnorm:
         first = first_images(dataset, batch_size)
         calibrate_batchnorm(models["cnn"].backbone, (images.to(device) for images in first))
@@ -143,7 +123,7 @@ def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> Training:
         units=options.cam_num_epoches,
         seed=options.seed,
         models=models,
-        optimisers=optimisers,
+        optimisers=_optimisers(options, models, steps),
         step=step,
         device=device,
         state_path=state_path(run, STEP),
@@ -154,6 +134,26 @@ def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> Training:
         hooks=(Hook(1, lambda epoch: _draw(training, epoch)),),
     )
     return training
+
+
+def _training_data(run: Run, ids: tuple[str, ...]) -> ClassificationDataset:
+    options, labels = run.options, run.source.image_labels(ids)
+    low, high = (int(side) for side in options.cam_long_side)
+    return ClassificationDataset(
+        run.source.devkit, ids, labels, options.cam_crop_size, (low, high), options.seed
+    )
+
+
+def _optimisers(
+    options: Options, models: Mapping[str, CnnCam | DeitCam], steps: int
+) -> dict[str, PolySGD | PolyAdamW]:
+    decay, momentum = options.cam_weight_decay, options.momentum
+    rates = {"cnn": options.cam_learning_rate, "transformer": options.deit_learning_rate}
+    kinds = {"cnn": "sgd", "transformer": options.deit_optimiser}
+    return {
+        name: build_optimiser(model, rates[name], decay, momentum, steps, kinds[name])
+        for name, model in models.items()
+    }
 
 
 @torch.no_grad()

@@ -55,8 +55,9 @@ def run(run: Run) -> dict[str, Any]:
     work = begin(STEP, run)
     if not work.left:
         return {}
-    training, model = _prepare(run, run.ids("train_list"), work.record.fingerprint)
+    training = _prepare(run, run.ids("train_list"), work.record.fingerprint)
     training.run()
+    model = training.models["irn"]
     mean = store_mean_displacement(run, model, training.device)
     log(f"train_irn: mean displacement (dy, dx) {mean[0]:.3f}, {mean[1]:.3f} cells")
     models = {"irn_weights_name": model}
@@ -64,22 +65,15 @@ def run(run: Run) -> dict[str, Any]:
     return {"epochs": training.history}
 
 
-def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> tuple[Training, IRNet]:
+def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> Training:
     """Data, network and optimiser of the run."""
     options = run.options
     seed_everything(options.seed)
     source, device = run.source, select_device(options.device)
     paths = path_index(options.irn_radius)
-    cells = options.irn_crop_size // GRID_STRIDE
-    paths.source_size((cells, cells))  # refuses crops that are too small
-    dataset = PairDataset(
-        source.devkit,
-        ids,
-        options.ir_label_out_dir,
-        options.irn_crop_size,
-        GRID_STRIDE,
-        seed=options.seed,
-    )
+    crop, folder = options.irn_crop_size, options.ir_label_out_dir
+    paths.source_size((crop // GRID_STRIDE,) * 2)  # refuses crops that are too small
+    dataset = PairDataset(source.devkit, ids, folder, crop, GRID_STRIDE, seed=options.seed)
     batch_size = fit_batch(options.irn_batch_size, len(dataset), "--irn_batch_size")
     model = build_irn(run).to(device)
     if options.init == "random" and options.irn_backbone_weights is None:
@@ -113,7 +107,7 @@ def _prepare(run: Run, ids: tuple[str, ...], fingerprint: str) -> tuple[Training
         board_dir=board_dir(run, STEP),
         hooks=(Hook(1, lambda epoch: _draw(training, epoch)),),
     )
-    return training, model
+    return training
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from misc.distributed import is_main_process
 from misc.files import read_json, write_json
 from step import train_cam, train_irn
-from step.plan import remove_before
+from step.overwrite import remove_before
 
 STEPS = {"train_cam": train_cam, "train_irn": train_irn}
 NETWORKS = {"train_cam": ("cnn", "transformer"), "train_irn": ("irn",)}
