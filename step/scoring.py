@@ -110,15 +110,20 @@ def _candidates(run: Run) -> list[IdList]:
     return [wanted, inferred]
 
 
-def scored_pictures(run: Run, step: str) -> Scored:
+def scored_pictures(run: Run, step: str, list_option: str | None = None) -> Scored:
     """The pictures that a scoring step scores now; see `find_scored`.
+
+    Args:
+        run: the run.
+        step: a key of `SCORING_STEPS`.
+        list_option: the one option that names both lists, for the message of other commands.
 
     Raises:
         UserError: there are none.
     """
     scored, wanted = find_scored(run, step), run.source.id_list(run.options.eval_list)
     if scored is None:
-        raise UserError(nothing_to_score(run, step))
+        raise UserError(nothing_to_score(run, step, list_option))
     if scored.pictures.ids != wanted.ids:
         log(
             f"{step}: {describe(wanted)} has no picture with {SCORING_STEPS[step].what} and ground "
@@ -127,18 +132,21 @@ def scored_pictures(run: Run, step: str) -> Scored:
     return scored
 
 
-def nothing_to_score(run: Run, step: str) -> str:
-    """Why a scoring step has nothing to do, and what helps."""
+def nothing_to_score(run: Run, step: str, list_option: str | None = None) -> str:
+    """Why a scoring step has nothing to do, and what helps; see `scored_pictures`."""
     options = run.options
+    lists = {"--eval_list": options.eval_list, "--infer_list": options.infer_list}
+    lists = {list_option: options.eval_list} if list_option is not None else lists
+    named = " or ".join(f"{option} {name}" for option, name in lists.items())
     output, (what, objects) = scored_output(step), SCORING_STEPS[step]
     truth = (
         "SegmentationClass and SegmentationObject masks" if objects else "a SegmentationClass mask"
     )
     return (
-        f"{step} has nothing to score: no picture of --eval_list {options.eval_list} or "
-        f"--infer_list {options.infer_list} has both {what} in {output.path(run)} and "
-        f"{truth} in {options.voc12_root}; run {output.step} with --infer_list LIST for a list "
-        "that has masks, or name one that has outputs with --eval_list."
+        f"{step} has nothing to score: no picture of {named} has both {what} in "
+        f"{output.path(run)} and {truth} in {options.voc12_root}; run {output.step} with "
+        "--infer_list LIST for a list that has masks, or name one that has outputs with "
+        f"{next(iter(lists))}."
     )
 
 

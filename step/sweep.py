@@ -32,7 +32,7 @@ from misc.arguments import (
 )
 from misc.distributed import select_device
 from misc.entry import run_entry
-from misc.errors import UserError, translated_options
+from misc.errors import UserError
 from misc.files import expand_user, write_json
 from misc.maps_io import CamMaps, load_cam, read_label
 from misc.metrics import ThresholdConfusion, fitting, nan_mean
@@ -130,9 +130,7 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
     run, grid = _finished_run(args), _grid(args)
     names, options = ["background", *run.class_names], run.options
     files = Files(args.voc12_root, options.cam_out_dir, options.edge_out_dir)
-    told = {f"--eval_list {args.list} or --infer_list": "--list", "--eval_list": "--list"}
-    with translated_options(told):
-        scored = scored_pictures(run, SEED_STEP)
+    scored = scored_pictures(run, SEED_STEP, "--list")
     set_log_file(output / LOG_NAME)
     log(f"{TITLE}: {scored.describe()}")
     counts = count(scored.ids, grid, files, len(names) - 1, device, args.num_workers)
