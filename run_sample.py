@@ -42,15 +42,29 @@ def run_pipeline(options: Options) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
-    from misc.distributed import join_processes, on_main, require_shared, select_device
+    from misc.distributed import (
+        is_main_process,
+        join_processes,
+        local_rank,
+        on_main,
+        require_shared,
+        select_device,
+        together,
+    )
+    from misc.progress import log
+    from step.checks import check_machine
     from step.report import Report
     from step.run import prepare_data
 
     join_processes(select_device(options.device))
+    warnings.showwarning = lambda message, *_: log(f"warning: {message}")
     on_main(lambda: open_log(options))
     require_shared(options.work_dir, "--work_dir")
     run = on_main(lambda: prepare_data(options))
     steps = on_main(lambda: preflight(run))
+    with together():
+        if local_rank() == 0 and not is_main_process():
+            check_machine(run, steps)
     report = on_main(lambda: Report(run, steps))
     for name in STEP_NAMES:
         run_step(name, run, steps, report)
@@ -59,18 +73,17 @@ def run_pipeline(options: Options) -> dict[str, Any]:
 
 
 def open_log(options: Options) -> None:
-    """Write what is logged, and warnings, into the log file, too.
+    """Write what is logged into the log file, too.
 
     Raises:
         UserError: the work folder cannot be written.
     """
-    from misc.progress import log, set_log_file
+    from misc.progress import set_log_file
 
     try:
         set_log_file(options.work_dir / f"{options.log_name}.log")
     except OSError as error:
         raise UserError(f"--work_dir {options.work_dir} cannot be written: {error}.") from None
-    warnings.showwarning = lambda message, *_: log(f"warning: {message}")
 
 
 def preflight(run: "Run") -> tuple[str, ...]:

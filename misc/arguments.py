@@ -179,33 +179,6 @@ def number_list(read: Callable[[str], float]) -> Callable[[str], tuple[float, ..
     return read_list
 
 
-# What published modules build where their names do not tell, and the option of IRNet's scripts in
-# which the same name is another network.
-_PUBLISHED_MODULES = {"net.resnet50_cam": "resnet152", "net.deit_cam": "deit_small_patch16_224"}
-_IRN_OPTION = "--cam_network"
-
-
-class NetworkAction(argparse.Action):
-    """A network by its name, or by the module that the published scripts name.
-
-    CRT's `net.resnet50_cam` builds a ResNet152 and its `net.deit_cam` a DeiT-S; `--cam_network` is
-    an option of IRNet's scripts, where `net.resnet50_cam` is a ResNet50.
-    """
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        """Store the name of the network."""
-        name = values.removeprefix("net.").removesuffix("_cam").removesuffix("_irn")
-        if option_string != _IRN_OPTION:
-            name = _PUBLISHED_MODULES.get(values, name)
-        setattr(namespace, self.dest, name)
-
-
 def keyword_arguments(text: str) -> dict[str, Any]:
     """Parse `depth=4,qkv_bias=False` into integers, floats, True, False, None or strings."""
     words = {"True": True, "False": False, "None": None}

@@ -27,8 +27,8 @@ from misc.refusals import refusal
 T = TypeVar("T")
 
 _DEVICE_TYPES = ("cpu", "cuda", "mps")
-# The others may wait long while one process looks at all of the data; torchrun ends those that wait
-# for a process that died.
+# While one process looks at all of the data, or has the slowest share, the others may wait long.
+# Sums over the processes, as in a training, keep the patience of PyTorch.
 _PATIENCE = timedelta(days=2)
 _OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SECONDS_TO_APPEAR = 20.0  # of a new file, for another machine that has the folder mounted
@@ -36,6 +36,12 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _RESET_PEAK = "5"
 _BYTES_PER_KIB = 1024
+
+
+_patient: dist.ProcessGroup | None = None  # of all processes, for what may take long
+_store: dist.Store | None = None  # what processes tell each other without waiting
+_blocks = 0  # of `together`, so far
+_failed_key: str | None = None  # under which an error in the current block is told
 
 
 def rank() -> int:
@@ -71,7 +77,7 @@ def shard(items: Sequence[T]) -> list[T]:
 def barrier() -> None:
     """Wait until every process is here; nothing to wait for in a plain run."""
     if _has_group():
-        dist.barrier()
+        dist.barrier(_patient)
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
@@ -119,7 +125,7 @@ def all_gather(value: T) -> list[T]:
     if not _has_group():
         return [value]
     gathered: list[T] = [value] * world_size()
-    dist.all_gather_object(gathered, value)
+    dist.all_gather_object(gathered, value, group=_patient)
     return gathered
 
 
@@ -129,25 +135,45 @@ def gather_shards(share: Sequence[T]) -> list[T]:
     return list(chain.from_iterable(chain.from_iterable(rounds)))
 
 
+class _AnotherFailed(Exception):
+    """Ends the work of this process on a block in which another one has failed."""
+
+
 @contextmanager
 def together() -> Iterator[None]:
     """Wait at the end of a block like `barrier`, and let an error of one process stop all.
 
-    The others stop with its sentence instead of waiting for it. No process may wait for another
-    inside the block.
+    The others stop with its sentence, where they loop over `unless_another_failed` before their
+    next item. No process may wait for another inside the block.
     """
-    failure = None
+    global _blocks, _failed_key
+    _require_group()
+    if not _has_group():
+        yield
+        return
+    _blocks += 1
+    _failed_key, failure = f"failed in block {_blocks}", None
     try:
         yield
     except Exception as error:
-        if world_size() == 1:
-            raise
         failure = error
-    sentences = all_gather(None if failure is None else _sentence(failure))
-    if failure is not None:
+        _store.set(_failed_key, str(rank()))
+    finally:
+        _failed_key = None
+    own = failure is not None and not isinstance(failure, _AnotherFailed)
+    sentences = all_gather(_sentence(failure) if own else None)
+    if own:
         raise failure
     for sentence in filter(None, sentences):
         raise UserError(sentence)
+
+
+def unless_another_failed(items: Iterable[T]) -> Iterator[T]:
+    """The items, until another process fails in the block of `together` that this one is in."""
+    for item in items:
+        if _failed_key is not None and _store.check([_failed_key]):
+            raise _AnotherFailed
+        yield item
 
 
 def _sentence(error: Exception) -> str:
@@ -179,11 +205,10 @@ def on_main(function: Callable[[], T]) -> T:
         try:
             outcome[0] = function()
         except Exception as error:
-            known = isinstance(error, UserError)
-            outcome[1] = error if known else UserError(f"the main process stopped: {error!r}")
-            dist.broadcast_object_list(outcome)
+            outcome[1] = UserError(_sentence(error))
+            dist.broadcast_object_list(outcome, group=_patient)
             raise
-    dist.broadcast_object_list(outcome)
+    dist.broadcast_object_list(outcome, group=_patient)
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
@@ -226,6 +251,7 @@ def join_processes(device: torch.device) -> None:
     Raises:
         UserError: the environment speaks of several processes, but nothing has started them.
     """
+    global _patient, _store
     if world_size() > 1 and not _has_group():
         if missing := [name for name in _OF_TORCHRUN if name not in os.environ]:
             raise UserError(
@@ -234,8 +260,10 @@ def join_processes(device: torch.device) -> None:
             )
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        _store = dist.TCPStore(*place, is_master=False, wait_for_workers=False)
 
 
 def leave_processes() -> None:
@@ -337,6 +365,11 @@ def _cuda_device(device: torch.device, option: str) -> torch.device:
         raise UserError(
             f"{option}{device}: PyTorch {torch.__version__} sees no CUDA GPU on this machine; "
             f"use {option}cpu or auto, or install a CUDA build of PyTorch and the driver."
+        )
+    if device.index is not None and local_world_size() > 1:
+        raise UserError(
+            f"{option}{device}: {local_world_size()} processes of this machine would share that "
+            f"GPU; give {option}cuda, and choose GPUs with CUDA_VISIBLE_DEVICES."
         )
     index = local_rank() if device.index is None else device.index
     if index >= torch.cuda.device_count():

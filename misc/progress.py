@@ -1,14 +1,14 @@
 """What a run says while it runs: bars on the console, time-stamped lines in a log file."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from misc.distributed import is_main_process
+from misc.distributed import is_main_process, unless_another_failed, world_size
 from misc.errors import naming
 
 _ESCAPED = "backslashreplace"  # of characters that cannot be written, as in some file names
@@ -71,6 +71,9 @@ def progress(iterable: Iterable[Any], description: str, total: int | None = None
         total: number of items when `iterable` has no length.
     """
     quiet = not is_main_process()
+    if world_size() > 1:
+        total = len(iterable) if total is None and isinstance(iterable, Sized) else total
+        iterable = unless_another_failed(iterable)
     if sys.stderr.isatty():
         return tqdm(
             iterable, description, total, disable=quiet, dynamic_ncols=True, file=sys.stderr

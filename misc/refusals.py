@@ -50,7 +50,7 @@ def refusal(error: OSError | RuntimeError | MemoryError) -> str | None:
     if _PROCESS_LOST.search(str(error)):
         return (
             "another process of this run has ended, and the rest cannot go on alone: see what it "
-            "said; the same command goes on from here."
+            "said; the same command, without --overwrite, goes on from here."
         )
     if _LOADER_DIED.search(str(error)):
         return _loader_refusal(error)

@@ -11,6 +11,7 @@ import torch
 from misc.checks import require_no_problems
 from misc.errors import UserError
 from misc.progress import log
+from misc.tensorboard import require_tensorboard
 from net.crf import require_densecrf
 from step.networks import build_cnn, build_deit, build_irn, load_branches, load_irn
 from step.options import CAM_BACKBONE, selected_steps
@@ -78,6 +79,18 @@ def check(run: Run) -> tuple[str, ...]:
         problems += overwrite_problems(run, steps)
     require_no_problems(problems)
     return steps
+
+
+def check_machine(run: Run, steps: tuple[str, ...]) -> None:
+    """Check what another machine than that of the main process has to have, too.
+
+    ImageNet weights that are not there yet are downloaded.
+
+    Raises:
+        UserError: the data set or local weights are not there, or something cannot be built.
+    """
+    require_root(run)
+    require_no_problems(_missing_weights(run, steps) + readiness_problems(run, steps))
 
 
 def _outputs_in_the_data(run: Run, steps: tuple[str, ...]) -> list[str]:
@@ -213,6 +226,8 @@ def _attempts(run: Run, steps: tuple[str, ...]) -> Iterator[tuple[str, Callable[
         yield "transformer branch", lambda: build_deit(run)
     elif "make_cam" in steps:
         yield "weights", lambda: (require_inputs("make_cam", run), load_branches(run, _CPU))
+    if trained:
+        yield "TensorBoard", require_tensorboard
     if "cam_to_ir_label" in steps:
         yield "dense CRF", require_densecrf
     if "train_irn" in trained:

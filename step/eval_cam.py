@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from misc.arguments import fraction
-from misc.distributed import on_main, shard, together
+from misc.distributed import join_processes, on_main, shard, together
 from misc.entry import run_entry
 from misc.maps_io import CamMaps, load_cam, read_label
 from misc.metrics import SegmentationScores, ThresholdConfusion, fitting
@@ -96,10 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sweep(args: argparse.Namespace) -> None:
     """Print the seed mIoU at each of `args.thresholds`, with the list that was scored."""
+    join_processes(torch.device("cpu"))
     lists = {"eval_list": args.eval_list, "infer_list": args.eval_list}
     source = open_source(args.voc12_root, args.classes)
     run = finished_run(source, cam_out_dir=args.cam_out_dir, **lists)
-    scored = scored_pictures(run, STEP)
+    scored = on_main(lambda: scored_pictures(run, STEP))
     log(f"seed mIoU on {scored.describe()}")
     thresholds = sorted(set(args.thresholds))
     scores = score_cams(run, scored, thresholds)

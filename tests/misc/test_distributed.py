@@ -2,6 +2,7 @@
 
 import errno
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from misc.distributed import (
 )
 from misc.errors import UserError
 from misc.metrics import ConfusionMatrix, InstanceAveragePrecision
+from misc.progress import progress
 
 
 def test_plain_run_is_one_process() -> None:
@@ -192,6 +194,22 @@ def test_processes_gather_in_order_and_fail_together(tmp_path: Path) -> None:
             assert bug == "UserError process 2 failed: ZeroDivisionError: by 0"
 
 
+def _work_beside_a_failure(folder: Path) -> None:
+    done = 0
+    with pytest.raises(UserError, match=r"a\.png is broken"), together():
+        if rank() == 1:
+            raise UserError("a.png is broken; mend it.")
+        for _ in progress(range(200), "slow work"):
+            done += 1
+            time.sleep(0.05)
+    (folder / f"{rank()}.txt").write_text(str(done))
+
+
+def test_processes_stop_before_their_next_item_when_one_fails(tmp_path: Path) -> None:
+    run_processes(_work_beside_a_failure, tmp_path, count=2)
+    assert int((tmp_path / "0.txt").read_text()) < 200
+
+
 def _decide_together(folder: Path) -> None:
     calls = folder / f"calls_of_{rank()}"
     assert on_main(lambda: calls.write_text("once") and [rank(), "decided"]) == [0, "decided"]
@@ -201,7 +219,7 @@ def _decide_together(folder: Path) -> None:
         with pytest.raises(ZeroDivisionError):
             on_main(lambda: 1 / 0)
     else:
-        with pytest.raises(UserError, match="main process stopped: ZeroDivisionError"):
+        with pytest.raises(UserError, match="process 0 failed: ZeroDivisionError"):
             on_main(lambda: 1 / 0)
     require_shared(folder / "work", "--work_dir")
     assert list((folder / "work").iterdir()) == []
