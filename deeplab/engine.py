@@ -28,6 +28,7 @@ from misc.distributed import (
     barrier,
     is_main_process,
     join_processes,
+    require_shared,
     world_size,
 )
 from misc.outputs import keep_file, remove_file, require_own
@@ -82,6 +83,7 @@ def train(config: Config, device: torch.device, overwrite: bool = False) -> Path
             or the loss is not finite.
     """
     join_processes(device)
+    require_shared(config.EXP.OUTPUT_DIR, "EXP.OUTPUT_DIR")
     paths = Paths(config)
     record = lineage.training(config, id_list(config, "train"))
     _require_own_checkpoints(paths, config)

@@ -15,6 +15,7 @@ from misc.config import flatten
 from misc.distributed import (
     is_main_process,
     join_processes,
+    require_shared,
     select_device,
 )
 from misc.errors import UserError
@@ -64,6 +65,7 @@ def train(
     """
     device, paths = select_device(device_name), paths_of(config)
     join_processes(device)
+    require_shared(paths.folder, "BASIC.SAVE_DIR")
     _open_log(paths, notes)
     image_set = open_pictures(config)
     record = lineage.training(config, learning_rate, image_set)

@@ -26,6 +26,7 @@ from pipeline import TRAIN_IDS, VAL_IDS, write_list
 from processes import run_processes
 
 from deeplab import crf, inference, prediction
+from misc import distributed
 from misc.distributed import rank
 from misc.errors import UserError
 from misc.files import read_json, sha256_file
@@ -228,3 +229,33 @@ def test_broken_pictures_of_all_processes_are_told(sample: Path, tmp_path: Path)
         run_processes(run_commands, argv)
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
     assert log_of(sample, folder, "predict").count("left out: ") == 3
+
+
+def refuse_own_folders(sample: Path, pictures: Path, folder: Path, weights: Path) -> None:
+    """Run every command in a folder that no other process sees; keeps what each process says."""
+    distributed._SECONDS_TO_APPEAR = 0
+    own, model = folder / f"own_of_{rank()}", ("-m", str(weights))
+    given = ("--input", str(pictures), "--output", str(own / "out"))
+    for argv in (
+        command_line("train", sample, own),
+        command_line("test", sample, own, *model),
+        command_line("crf", sample, own, *model),
+        command_line("report", sample, own),
+        command_line("predict", sample, own, *model, *given, values={"IMAGE.SIZE.TEST": "none"}),
+    ):
+        with pytest.raises(UserError) as error:
+            run_commands(argv)
+        (folder / f"{argv[0]}_{rank()}.txt").write_text(str(error.value))
+
+
+def test_folders_that_not_all_processes_see_are_refused(sample: Path, tmp_path: Path) -> None:
+    weights = paths_of(sample, finished_run(sample)).checkpoint("final")
+    run_processes(refuse_own_folders, sample, photos(sample), tmp_path, weights)
+    for path in tmp_path.glob("*.txt"):
+        command, _, index = path.stem.partition("_")
+        place = f"own_of_{index}/out" if command == "predict" else f"own_of_{index}"
+        option = "--output" if command == "predict" else "EXP.OUTPUT_DIR"
+        sentence = f"{option} {tmp_path / place} on "
+        assert path.read_text().startswith(sentence), path.read_text()
+        assert "is not the folder that the main process has" in path.read_text()
+    assert len(list(tmp_path.glob("*.txt"))) == 10
