@@ -25,7 +25,7 @@ from PIL import Image
 from pipeline import TRAIN_IDS, VAL_IDS, write_list
 from processes import run_processes
 
-from deeplab import crf, inference, prediction
+from deeplab import crf, engine, inference, lineage, prediction
 from misc import distributed
 from misc.distributed import rank
 from misc.errors import UserError
@@ -259,3 +259,32 @@ def test_folders_that_not_all_processes_see_are_refused(sample: Path, tmp_path: 
         assert path.read_text().startswith(sentence), path.read_text()
         assert "is not the folder that the main process has" in path.read_text()
     assert len(list(tmp_path.glob("*.txt"))) == 10
+
+
+def train_and_let_the_main_process_decide(*argvs: list[str]) -> None:
+    """Train while the other processes fail when they look for themselves."""
+    if rank() > 0:
+        engine.check_training = engine.require_own = engine.keep_file = fail
+        lineage.training = engine.remove_file = fail
+    run_commands(*argvs)
+
+
+def test_main_process_decides_about_trainings(sample: Path, tmp_path: Path) -> None:
+    argv = command_line("train", sample, tmp_path)
+    run_processes(train_and_let_the_main_process_decide, argv, argv, [*argv, "--overwrite"])
+    text = log_of(sample, tmp_path, "train")
+    assert text.count("iteration 6/6") == 2 and text.count("is finished and is kept") == 1
+
+
+def break_weights(folder: Path, argv: list[str]) -> None:
+    """Train where one process alone cannot have the first weights."""
+    if rank() == 1:
+        engine.initialise = fail
+    with pytest.raises(UserError, match="the disk of the other process is gone"):
+        run_commands(argv)
+    (folder / f"{rank()}.txt").touch()
+
+
+def test_process_without_first_weights_stops_a_training(sample: Path, tmp_path: Path) -> None:
+    run_processes(break_weights, tmp_path, command_line("train", sample, tmp_path))
+    assert len(list(tmp_path.glob("*.txt"))) == 2

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from processes import run_processes
-from wsol_runs import CLASSES, SMALL, TEST_PER_CLASS, command_line, pairs, run_tool
+from wsol_runs import CLASSES, SMALL, TEST_PER_CLASS, command_line, log_of, pairs, run_tool
 
 from misc import distributed, entry
 from misc.distributed import rank
+from misc.errors import UserError
 from misc.files import read_json
-from wsol import evaluation, figure
+from wsol import engine, evaluation, figure, lineage
 from wsol.config import Paths
 from wsol.cub import scan_cub
 from wsol.model import Localisation
@@ -158,3 +159,28 @@ def test_folders_that_not_all_processes_see_are_refused(
         wrong = f"BASIC.SAVE_DIR {tmp_path}/own_of_{index} on "
         assert [wrong in sentence for sentence in sentences] == [True] * 3, sentences
         assert not list((tmp_path / f"own_of_{index}").rglob("*.pth"))
+
+
+def fail(*_: object) -> None:
+    raise UserError("the disk of the other process is gone; mend it.")
+
+
+def train_and_let_the_main_process_decide(birds: Path, folder: Path) -> None:
+    """Train while the other process fails when it looks for itself, then when it has no weights."""
+    entry._SECONDS_FOR_MAIN_PROCESS = 0
+    if rank() == 1:
+        lineage.training = lineage.require_own_weights = lineage.require_same_run = fail
+    argv = command_line(birds, folder, SOLVER__NUM_EPOCHS=1)
+    for flags in ([], [], ["--overwrite"]):
+        assert run_tool(train_cam, [*argv, *flags]) == 0
+    before = Paths(folder).last.read_bytes()
+    if rank() == 1:
+        engine.build_transformer = fail
+    sentence = said(train_cam, [*argv, "--overwrite"])
+    assert "train_cam.py: the disk of the other process is gone; mend it." in sentence
+    assert Paths(folder).last.read_bytes() == before
+
+
+def test_main_process_decides_about_trainings(birds: Path, tmp_path: Path) -> None:
+    run_processes(run_joined, train_and_let_the_main_process_decide, birds, tmp_path)
+    assert log_of(tmp_path).count("epoch 1/1") == 2
