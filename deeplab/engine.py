@@ -25,9 +25,11 @@ from misc.checkpoint import save_checkpoint
 from misc.config import flatten
 from misc.distributed import (
     all_reduce_sum,
-    barrier,
     is_main_process,
     join_processes,
+    on_main,
+    require_shared,
+    together,
     world_size,
 )
 from misc.outputs import keep_file, remove_file, require_own
@@ -82,21 +84,21 @@ def train(config: Config, device: torch.device, overwrite: bool = False) -> Path
             or the loss is not finite.
     """
     join_processes(device)
+    require_shared(config.EXP.OUTPUT_DIR, "EXP.OUTPUT_DIR")
     paths = Paths(config)
-    record = lineage.training(config, id_list(config, "train"))
-    _require_own_checkpoints(paths, config)
-    if not overwrite and _is_finished(paths, record):
-        _remove_state(paths)
+    record, is_finished = on_main(lambda: _begin(config, overwrite))
+    if is_finished:
         return paths.checkpoint(FINAL)
     seed_everything(config.EXP.SEED)
-    network = build_model(config).to(device)
-    pictures, shares = check_training(config)
+    with together():
+        network = build_model(config).to(device)
+    pictures, shares = on_main(lambda: check_training(config))
     # The record of a list ignores its order, so the weights must not depend on it either.
     dataset = TrainDataset(config, sorted(pictures.ids))
-    report = initialise(network, config, first_images(dataset, config.SOLVER.BATCH_SIZE.TRAIN))
-    if overwrite and is_main_process():
-        _remove_run(paths)  # not before everything else has proved usable
-    barrier()
+    with together():
+        report = initialise(network, config, first_images(dataset, config.SOLVER.BATCH_SIZE.TRAIN))
+    if overwrite:
+        on_main(lambda: _remove_run(paths))  # not before everything else has proved usable
     facts = {
         "initialisation": asdict(report),
         "training_labels": shares.content(),
@@ -109,6 +111,17 @@ def train(config: Config, device: torch.device, overwrite: bool = False) -> Path
     )
     run.training.run()
     return run.finish()
+
+
+def _begin(config: Config, overwrite: bool) -> tuple[Record, bool]:
+    """What makes the weights, and whether they are there; see `train`."""
+    paths = Paths(config)
+    record = lineage.training(config, id_list(config, "train"))
+    _require_own_checkpoints(paths, config)
+    is_finished = not overwrite and _is_finished(paths, record)
+    if is_finished:
+        _remove_state(paths)
+    return record, is_finished
 
 
 def _require_own_checkpoints(paths: Paths, config: Config) -> None:
@@ -139,11 +152,10 @@ def _remove_run(paths: Paths) -> None:
 
 
 def _remove_state(paths: Paths) -> None:
-    """Remove what a finished training does not need, in the main process."""
-    if is_main_process():
-        remove_file(paths.state_path)
-        for half_written in paths.models_dir.glob(".tmp-*.pth"):  # left by a killed process
-            half_written.unlink(missing_ok=True)
+    """Remove what a finished training does not need."""
+    remove_file(paths.state_path)
+    for half_written in paths.models_dir.glob(".tmp-*.pth"):  # left by a killed process
+        half_written.unlink(missing_ok=True)
 
 
 def _is_finished(paths: Paths, record: Record) -> bool:
@@ -288,6 +300,5 @@ class TrainingRun:
     def finish(self) -> Path:
         """Write the final checkpoint and remove the state."""
         path = self._save_checkpoint(FINAL)
-        _remove_state(self.paths)
-        barrier()
+        on_main(lambda: _remove_state(self.paths))
         return path

@@ -22,7 +22,7 @@ from deeplab.data import PictureDataset
 from deeplab.initialisation import load_trained
 from deeplab.model import MultiScale, build_model
 from deeplab.preflight import check_evaluation
-from misc.distributed import join_processes, on_main, shard, together
+from misc.distributed import join_processes, on_main, require_shared, shard, together
 from misc.errors import UserError
 from misc.files import sha256_file, up_to_date
 from misc.maps_io import opened_image, write_label
@@ -92,6 +92,7 @@ def run(
         UserError: data or weights are unusable, or the folder has outputs of another model.
     """
     join_processes(device)
+    require_shared(config.EXP.OUTPUT_DIR, "EXP.OUTPUT_DIR")
     pictures, ground_truth = on_main(lambda: check_evaluation(config, split))
     with together():
         network = load_network(config, model_path, device)

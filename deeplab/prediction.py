@@ -25,6 +25,7 @@ from misc.distributed import (
     gather_shards,
     join_processes,
     on_main,
+    require_shared,
     shard,
     together,
     world_size,
@@ -92,6 +93,7 @@ def run(
     """
     join_processes(device)
     paths = on_main(lambda: find_pictures(source, output))
+    require_shared(output, "--output")
     with together():
         if crf:
             require_densecrf()

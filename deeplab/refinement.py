@@ -22,6 +22,7 @@ from misc.distributed import (
     join_processes,
     local_world_size,
     on_main,
+    require_shared,
     shard,
     together,
     world_size,
@@ -76,6 +77,7 @@ def run(
             not installed.
     """
     join_processes(torch.device("cpu"))
+    require_shared(config.EXP.OUTPUT_DIR, "EXP.OUTPUT_DIR")
     with together():
         require_densecrf()
     found = on_main(lambda: _prepare(config, split, model_path, overwrite))

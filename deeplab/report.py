@@ -16,7 +16,14 @@ from deeplab import lineage, page, scoring
 from deeplab.config import Config, Paths, Split, class_names
 from deeplab.data import id_list, training_label_dir, training_label_path, validation_labels
 from deeplab.outputs import COLUMN, COLUMN_CRF, MASK, TRUTH, label_files
-from misc.distributed import gather_shards, join_processes, on_main, shard, together
+from misc.distributed import (
+    gather_shards,
+    join_processes,
+    on_main,
+    require_shared,
+    shard,
+    together,
+)
 from misc.errors import UserError
 from misc.files import sha256_file, write_json
 from misc.maps_io import read_image, read_label
@@ -45,6 +52,7 @@ def run(config: Config, split: Split, figure_num: int, page_num: int = 0) -> dic
             changed since.
     """
     join_processes(torch.device("cpu"))
+    require_shared(config.EXP.OUTPUT_DIR, "EXP.OUTPUT_DIR")
     pictures = on_main(lambda: id_list(config, split))
     columns = on_main(lambda: _prediction_scores(Paths(config), split))
     labels = score_training_labels(config)

@@ -110,6 +110,9 @@ class _LineBar(tqdm):
 
     monitor_interval = 0  # tqdm's own thread would repeat the last line of a slow loop
 
+    def moveto(self, n: int) -> None:
+        """A bar inside another one has no place below it: its lines come as they are."""
+
     def set_postfix(self, ordered_dict: Any = None, refresh: bool = True, **kwargs: Any) -> None:
         super().set_postfix(ordered_dict, refresh=False, **kwargs)
 

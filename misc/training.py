@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from misc.batches import BatchStream
 from misc.checkpoint import load_training_state, save_training_state
 from misc.distributed import (
+    all_gather,
     all_reduce_mean,
     barrier,
     data_parallel,
@@ -24,6 +25,7 @@ from misc.distributed import (
     own_gradients,
     rank,
     taking_part,
+    together,
     world_size,
 )
 from misc.errors import UserError
@@ -199,10 +201,22 @@ class Training:
         barrier()  # nobody reads the last state before it is written
 
     def _resume(self) -> None:
-        """Restore the last state, if any."""
+        """Restore the last state, if any.
+
+        Raises:
+            UserError: it cannot be used, or the processes have found different ones.
+        """
         path, fingerprint = self.state_path, self.fingerprint
-        state = load_training_state(path, self.models, self.optimisers, fingerprint)
-        barrier()  # nobody writes a new state before all have read this one
+        with together():
+            state = load_training_state(path, self.models, self.optimisers, fingerprint)
+        # Also: nobody writes a new state before all have read this one.
+        found = sorted(set(all_gather(0 if state is None else state.finished)))
+        if len(found) > 1:
+            raise UserError(
+                f"{path} is not the same file for all processes, some of which would go on after "
+                f"{self.unit} {found[0]} and some after {found[-1]}: all machines must see one "
+                "folder; name one on a disk that they share."
+            )
         if state is not None:
             self.finished = state.finished
             self.history = list(state.extra["history"])

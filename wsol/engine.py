@@ -15,7 +15,10 @@ from misc.config import flatten
 from misc.distributed import (
     is_main_process,
     join_processes,
+    on_main,
+    require_shared,
     select_device,
+    together,
 )
 from misc.errors import UserError
 from misc.files import atomic_path, write_json
@@ -64,15 +67,21 @@ def train(
     """
     device, paths = select_device(device_name), paths_of(config)
     join_processes(device)
+    require_shared(paths.folder, "BASIC.SAVE_DIR")
     _open_log(paths, notes)
     image_set = open_pictures(config)
-    record = lineage.training(config, learning_rate, image_set)
-    lineage.require_own_weights(paths)
-    if not overwrite:
-        lineage.require_same_run(paths, record, resume)
-    started = paths.state.is_file() and not overwrite
-    epochs = _prepare(config, record, device, image_set, started)
-    lineage.claim(paths, record, overwrite)
+
+    def begin() -> tuple[Record, bool]:
+        record = lineage.training(config, learning_rate, image_set)
+        lineage.require_own_weights(paths)
+        if not overwrite:
+            lineage.require_same_run(paths, record, resume)
+        return record, paths.state.is_file() and not overwrite
+
+    record, started = on_main(begin)
+    with together():
+        epochs = _prepare(config, record, device, image_set, started)
+    on_main(lambda: lineage.claim(paths, record, overwrite))
     epochs.training.run()
     return epochs.finish()
 

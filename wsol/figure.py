@@ -12,6 +12,7 @@ from misc.distributed import (
     gather_shards,
     join_processes,
     on_main,
+    require_shared,
     select_device,
     shard,
     together,
@@ -92,6 +93,7 @@ def draw(
     device, paths, split = select_device(device_name), paths_of(config), config.TEST.SPLIT
     weights, output = weights or paths.last, output or paths.figure
     join_processes(device)
+    require_shared(paths.folder, "BASIC.SAVE_DIR")
     with together():
         networks = load_networks(config, weights).to(device)
     image_set = open_pictures(config, (split,))

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from misc.config import identifying
-from misc.distributed import barrier, on_main
 from misc.errors import UserError
 from misc.files import file_hash, remove_leftovers
 from misc.outputs import remove_file, require_own
@@ -84,11 +83,6 @@ def require_same_run(paths: Paths, record: Record, resume: bool) -> None:
 
 def claim(paths: Paths, record: Record, overwrite: bool) -> None:
     """Delete an earlier run if that is asked for, and say whose the files will be."""
-
-    def prepare() -> None:
-        for path in (paths.state, *paths.weights, paths.results, paths.epoch_log):
-            (remove_file if overwrite else remove_leftovers)(path)
-        write_record(paths.state, record)
-
-    barrier()  # nobody deletes before all are ready
-    on_main(prepare)
+    for path in (paths.state, *paths.weights, paths.results, paths.epoch_log):
+        (remove_file if overwrite else remove_leftovers)(path)
+    write_record(paths.state, record)

@@ -25,7 +25,8 @@ from PIL import Image
 from pipeline import TRAIN_IDS, VAL_IDS, write_list
 from processes import run_processes
 
-from deeplab import crf, inference, prediction
+from deeplab import crf, engine, inference, lineage, prediction
+from misc import distributed
 from misc.distributed import rank
 from misc.errors import UserError
 from misc.files import read_json, sha256_file
@@ -228,3 +229,62 @@ def test_broken_pictures_of_all_processes_are_told(sample: Path, tmp_path: Path)
         run_processes(run_commands, argv)
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
     assert log_of(sample, folder, "predict").count("left out: ") == 3
+
+
+def refuse_own_folders(sample: Path, pictures: Path, folder: Path, weights: Path) -> None:
+    """Run every command in a folder that no other process sees; keeps what each process says."""
+    distributed._SECONDS_TO_APPEAR = 0
+    own, model = folder / f"own_of_{rank()}", ("-m", str(weights))
+    given = ("--input", str(pictures), "--output", str(own / "out"))
+    for argv in (
+        command_line("train", sample, own),
+        command_line("test", sample, own, *model),
+        command_line("crf", sample, own, *model),
+        command_line("report", sample, own),
+        command_line("predict", sample, own, *model, *given, values={"IMAGE.SIZE.TEST": "none"}),
+    ):
+        with pytest.raises(UserError) as error:
+            run_commands(argv)
+        (folder / f"{argv[0]}_{rank()}.txt").write_text(str(error.value))
+
+
+def test_folders_that_not_all_processes_see_are_refused(sample: Path, tmp_path: Path) -> None:
+    weights = paths_of(sample, finished_run(sample)).checkpoint("final")
+    run_processes(refuse_own_folders, sample, photos(sample), tmp_path, weights)
+    for path in tmp_path.glob("*.txt"):
+        command, _, index = path.stem.partition("_")
+        place = f"own_of_{index}/out" if command == "predict" else f"own_of_{index}"
+        option = "--output" if command == "predict" else "EXP.OUTPUT_DIR"
+        sentence = f"{option} {tmp_path / place} on "
+        assert path.read_text().startswith(sentence), path.read_text()
+        assert "is not the folder that the main process has" in path.read_text()
+    assert len(list(tmp_path.glob("*.txt"))) == 10
+
+
+def train_and_let_the_main_process_decide(*argvs: list[str]) -> None:
+    """Train while the other processes fail when they look for themselves."""
+    if rank() > 0:
+        engine.check_training = engine.require_own = engine.keep_file = fail
+        lineage.training = engine.remove_file = fail
+    run_commands(*argvs)
+
+
+def test_main_process_decides_about_trainings(sample: Path, tmp_path: Path) -> None:
+    argv = command_line("train", sample, tmp_path)
+    run_processes(train_and_let_the_main_process_decide, argv, argv, [*argv, "--overwrite"])
+    text = log_of(sample, tmp_path, "train")
+    assert text.count("iteration 6/6") == 2 and text.count("is finished and is kept") == 1
+
+
+def break_weights(folder: Path, argv: list[str]) -> None:
+    """Train where one process alone cannot have the first weights."""
+    if rank() == 1:
+        engine.initialise = fail
+    with pytest.raises(UserError, match="the disk of the other process is gone"):
+        run_commands(argv)
+    (folder / f"{rank()}.txt").touch()
+
+
+def test_process_without_first_weights_stops_a_training(sample: Path, tmp_path: Path) -> None:
+    run_processes(break_weights, tmp_path, command_line("train", sample, tmp_path))
+    assert len(list(tmp_path.glob("*.txt"))) == 2

@@ -70,3 +70,17 @@ def test_total_of_a_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     list(progress((i for i in range(4)), "x", total=4))
     assert "4/4" in stream.getvalue()
+
+
+def test_bars_within_a_bar_are_lines_without_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    for _ in progress(range(2), "train"):
+        list(progress(range(3), "validate"))
+    lines = stream.getvalue().splitlines()
+    assert "\x1b" not in stream.getvalue()
+    assert [re.sub(r"%.*\| ", " ", line.split(" [")[0]) for line in lines] == [
+        "train:   0 0/2",
+        *["validate:   0 0/3", "validate: 100 3/3"] * 2,
+        "train: 100 2/2",
+    ]

@@ -405,3 +405,35 @@ def test_killed_process_ends_all_and_the_same_command_goes_on(tmp_path: Path) ->
     run_processes(train_points, path)
     train_points(whole)
     torch.testing.assert_close(state(path), state(whole), **ALIKE)
+
+
+def go_on_apart(folder: Path) -> None:
+    path = folder / str(rank()) / "state.pth"
+    with pytest.raises(UserError) as error:
+        train_points(path)
+    (folder / f"{rank()}.txt").write_text(str(error.value))
+
+
+@pytest.mark.parametrize("there", [(3, 0), (2, 3), (3, "broken")])
+def test_processes_that_find_different_states_all_refuse(
+    tmp_path: Path, there: tuple[object, object]
+) -> None:
+    for index, units in enumerate(there):
+        path = tmp_path / str(index) / "state.pth"
+        path.parent.mkdir()
+        if units == "broken":
+            path.write_bytes(b"broken")
+        elif units:
+            train_points(path, units=units)
+    run_processes(go_on_apart, tmp_path)
+    said = [(tmp_path / f"{index}.txt").read_text() for index in range(2)]
+    if "broken" in there:
+        assert set(said) == {said[0]} and "1/state.pth cannot be read as a checkpoint" in said[0]
+        return
+    low, high = sorted(there)
+    for index, sentence in enumerate(said):
+        assert sentence == (
+            f"{tmp_path}/{index}/state.pth is not the same file for all processes, some of which "
+            f"would go on after epoch {low} and some after {high}: all machines must see one "
+            "folder; name one on a disk that they share."
+        )

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 from processes import run_processes
-from wsol_runs import CLASSES, SMALL, TEST_PER_CLASS, pairs, run_tool
+from wsol_runs import CLASSES, SMALL, TEST_PER_CLASS, command_line, log_of, pairs, run_tool
 
 from misc import distributed, entry
 from misc.distributed import rank
+from misc.errors import UserError
 from misc.files import read_json
-from wsol import evaluation, figure
+from wsol import engine, evaluation, figure, lineage
 from wsol.config import Paths
 from wsol.cub import scan_cub
 from wsol.model import Localisation
-from wsol.tools_cam import test_cam, visualize
+from wsol.tools_cam import test_cam, train_cam, visualize
 
 test_cam.__test__ = False
 COUNTS = (2, 3)
@@ -137,3 +138,49 @@ def test_error_of_one_process_stops_all(birds: Path, trained: Path, tmp_path: Pa
         assert re.match(rf"{tool}\.py: the class scores or the map of \S+ are not fin", sentence)
     assert "Nothing was started, 2 problems:" in refused and "unreadable picture (2)" in refused
     assert not Paths(folder).evaluation("test").exists() and not Paths(folder).figure.exists()
+
+
+def refuse_own_folders(birds: Path, folder: Path, weights: Path) -> None:
+    """Run every tool in a folder that no other process sees; keeps what each process says."""
+    entry._SECONDS_FOR_MAIN_PROCESS = distributed._SECONDS_TO_APPEAR = 0
+    own, given = folder / f"own_of_{rank()}", ("--weights", str(weights))
+    argv = arguments(birds, own, *given)
+    sentences = [said(tool, argv) for tool in (test_cam, visualize)]
+    sentences.append(said(train_cam, command_line(birds, own)))
+    (folder / f"{rank()}.json").write_text(json.dumps(sentences))
+
+
+def test_folders_that_not_all_processes_see_are_refused(
+    birds: Path, trained: Path, tmp_path: Path
+) -> None:
+    run_processes(refuse_own_folders, birds, tmp_path, trained / "model_last.pth")
+    for index in range(2):
+        sentences = json.loads((tmp_path / f"{index}.json").read_text())
+        wrong = f"BASIC.SAVE_DIR {tmp_path}/own_of_{index} on "
+        assert [wrong in sentence for sentence in sentences] == [True] * 3, sentences
+        assert not list((tmp_path / f"own_of_{index}").rglob("*.pth"))
+
+
+def fail(*_: object) -> None:
+    raise UserError("the disk of the other process is gone; mend it.")
+
+
+def train_and_let_the_main_process_decide(birds: Path, folder: Path) -> None:
+    """Train while the other process fails when it looks for itself, then when it has no weights."""
+    entry._SECONDS_FOR_MAIN_PROCESS = 0
+    if rank() == 1:
+        lineage.training = lineage.require_own_weights = lineage.require_same_run = fail
+    argv = command_line(birds, folder, SOLVER__NUM_EPOCHS=1)
+    for flags in ([], [], ["--overwrite"]):
+        assert run_tool(train_cam, [*argv, *flags]) == 0
+    before = Paths(folder).last.read_bytes()
+    if rank() == 1:
+        engine.build_transformer = fail
+    sentence = said(train_cam, [*argv, "--overwrite"])
+    assert "train_cam.py: the disk of the other process is gone; mend it." in sentence
+    assert Paths(folder).last.read_bytes() == before
+
+
+def test_main_process_decides_about_trainings(birds: Path, tmp_path: Path) -> None:
+    run_processes(run_joined, train_and_let_the_main_process_decide, birds, tmp_path)
+    assert log_of(tmp_path).count("epoch 1/1") == 2
