@@ -1,0 +1,132 @@
+"""Mean field inference of the dense CRF (Kraehenbuehl and Koltun 2011) with Potts compatibility.
+
+Two Gaussian kernels, of position and of position and colour, each normalised on both sides by
+1 / sqrt(K 1), as pydensecrf does by default. Pictures of one size are one call, and several label
+maps or probabilities of the same pictures are channels of one filter. Runs on the device of its
+inputs, in float32 throughout.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from net.permutohedral import Lattice
+
+_SMALLEST_NORM = 1e-20  # of pydensecrf: for points without any weight
+_SAFE_EXPONENT = 80.0  # exp of it, summed over thousands of labels, is a float32
+_CACHED_POINTS = 2**19  # larger grids would hold too much memory
+
+
+class Kernel(Lattice):
+    """A Gaussian kernel K between points, as `filter`: w D K D with D = diag(K 1)^-1/2."""
+
+    def __init__(self, features: Tensor, weight: float) -> None:
+        """Build the lattice and fold the normalisation into it.
+
+        Args:
+            features: (d, pictures, points) float32, see `Lattice`.
+            weight: factor of the kernel.
+        """
+        super().__init__(features)
+        ones = features.new_ones(self.num_points, 1)
+        norm = (self.filter(ones).squeeze(1) + _SMALLEST_NORM).sqrt_().reciprocal_()
+        self.scale(norm, norm * weight)
+
+
+@torch.inference_mode()
+def smoothness_kernel(
+    shape: tuple[int, int, int], sxy: float, weight: float, device: torch.device
+) -> Kernel:
+    """The kernel of position; that of the last few sizes is kept, as it knows no colours.
+
+    Args:
+        shape: (pictures, h, w).
+        sxy: standard deviation in pixels.
+        weight: factor.
+        device: where to compute.
+    """
+    small = shape[0] * shape[1] * shape[2] <= _CACHED_POINTS
+    build = _grid_kernel if small else _grid_kernel.__wrapped__
+    return build(shape, sxy, weight, device)
+
+
+@lru_cache(maxsize=4)
+def _grid_kernel(
+    shape: tuple[int, int, int], sxy: float, weight: float, device: torch.device
+) -> Kernel:
+    return Kernel(_positions(shape, sxy, device).flatten(2), weight)
+
+
+@torch.inference_mode()
+def appearance_kernel(images: Tensor, sxy: float, srgb: float, weight: float) -> Kernel:
+    """The kernel of position and colour.
+
+    Args:
+        images: (pictures, h, w, 3) uint8.
+        sxy: standard deviation in pixels.
+        srgb: standard deviation in grey levels.
+        weight: factor.
+    """
+    positions = _positions(tuple(images.shape[:3]), sxy, images.device)
+    colours = images.permute(3, 0, 1, 2).float() / torch.tensor(srgb, device=images.device)
+    return Kernel(torch.cat((positions, colours)).flatten(2), weight)
+
+
+def _positions(shape: tuple[int, int, int], sxy: float, device: torch.device) -> Tensor:
+    """(2, pictures, h, w) float32: x and y in standard deviations."""
+    pictures, height, width = shape
+    scale = torch.tensor(sxy, device=device)  # CUDA multiplies by the reciprocal of a number
+    x = torch.arange(width, dtype=torch.float32, device=device) / scale
+    y = torch.arange(height, dtype=torch.float32, device=device) / scale
+    return torch.stack((x.expand(height, width), y[:, None].expand(height, width)))[:, None].expand(
+        2, pictures, height, width
+    )
+
+
+@torch.inference_mode()
+def mean_field(energies: Tensor, kernels: Sequence[Kernel], iterations: int) -> Tensor:
+    """Probabilities of the labels of every point.
+
+    What is carried along is how far the logit of each label lies above that of the last one: with
+    Potts compatibility the filters need no more, and of two labels only one channel is left.
+
+    Args:
+        energies: (sets, labels, points) float32 unary energies; every set is a CRF of its own on
+            the same pictures. At least 2 labels.
+        kernels: over these points.
+        iterations: mean field steps; 0 gives the softmax of the negative energies.
+
+    Returns:
+        (sets, labels, points) float32.
+    """
+    unary = (energies[:, -1:] - energies[:, :-1]).permute(2, 0, 1).contiguous()
+    logits = unary
+    for _ in range(iterations):
+        shares, last, total = _exponentials(logits)
+        differences = shares.sub_(last).div_(total).flatten(1)  # Q_l - Q_last
+        logits = unary.clone()
+        for kernel in kernels:
+            logits.add_(kernel.filter(differences).view_as(logits))
+    shares, last, total = _exponentials(logits)
+    probabilities = torch.cat((shares, last.expand_as(total)), dim=2).div_(total)
+    return probabilities.permute(1, 2, 0).contiguous()
+
+
+def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """exp of logits, all up to a common factor for each point and set.
+
+    Args:
+        logits: (points, sets, labels - 1), above that of the last label.
+
+    Returns:
+        (points, sets, labels - 1) those of the logits, (points or 1, sets or 1, 1) that of the
+        last label, (points, sets, 1) the sum of all.
+    """
+    if logits.amax() < _SAFE_EXPONENT:  # spares the maximum of every point
+        shares, last = logits.exp(), logits.new_ones(1, 1, 1)
+    else:
+        largest = logits.amax(dim=2, keepdim=True).clamp_(min=0)
+        shares, last = (logits - largest).exp_(), largest.neg().exp_()
+    return shares, last, shares.sum(dim=2, keepdim=True).add_(last)
