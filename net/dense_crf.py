@@ -15,7 +15,7 @@ from torch import Tensor
 from net.permutohedral import Lattice
 
 _SMALLEST_NORM = 1e-20  # of pydensecrf: for points without any weight
-_SAFE_EXPONENT = 80.0  # exp of it, summed over thousands of labels, is a float32
+_FAR_FROM_ZERO = 1e-30  # sums of exponentials between it and its inverse are precise in float32
 _CACHED_POINTS = 2**19  # larger grids would hold too much memory
 
 
@@ -89,8 +89,9 @@ def _positions(shape: tuple[int, int, int], sxy: float, device: torch.device) ->
 def mean_field(energies: Tensor, kernels: Sequence[Kernel], iterations: int) -> Tensor:
     """Probabilities of the labels of every point.
 
-    What is carried along is how far the logit of each label lies above that of the last one: with
-    Potts compatibility the filters need no more, and of two labels only one channel is left.
+    With Potts compatibility only the differences of the messages to two labels count, so what is
+    filtered is how far the probability of each label lies above that of the last one: a channel
+    less, of two labels only one.
 
     Args:
         energies: (sets, labels, points) float32 unary energies; every set is a CRF of its own on
@@ -101,32 +102,37 @@ def mean_field(energies: Tensor, kernels: Sequence[Kernel], iterations: int) -> 
     Returns:
         (sets, labels, points) float32.
     """
-    unary = (energies[:, -1:] - energies[:, :-1]).permute(2, 0, 1).contiguous()
+    unary, last = (
+        energies.neg().permute(2, 0, 1).tensor_split((-1,), dim=2)  # (points, sets, labels - 1), 1
+    )
+    unary, last = unary.contiguous(), last.contiguous()
     logits = unary
     for _ in range(iterations):
-        shares, last, total = _exponentials(logits)
-        differences = shares.sub_(last).div_(total).flatten(1)  # Q_l - Q_last
+        shares, share, total = _exponentials(logits, last)
+        differences = shares.sub_(share).div_(total).flatten(1)
         logits = unary.clone()
         for kernel in kernels:
             logits.add_(kernel.filter(differences).view_as(logits))
-    shares, last, total = _exponentials(logits)
-    probabilities = torch.cat((shares, last.expand_as(total)), dim=2).div_(total)
+    shares, share, total = _exponentials(logits, last)
+    probabilities = torch.cat((shares, share), dim=2).div_(total)
     return probabilities.permute(1, 2, 0).contiguous()
 
 
-def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """exp of logits, all up to a common factor for each point and set.
+def _exponentials(logits: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """exp of the logits up to a common factor for each point and set, and its sum.
 
     Args:
-        logits: (points, sets, labels - 1), above that of the last label.
+        logits: (points, sets, labels - 1).
+        last: (points, sets, 1) logits of the last label.
 
     Returns:
-        (points, sets, labels - 1) those of the logits, (points or 1, sets or 1, 1) that of the
-        last label, (points, sets, 1) the sum of all.
+        The first two of the shape of the arguments, the sum (points, sets, 1).
     """
-    if logits.amax() < _SAFE_EXPONENT:  # spares the maximum of every point
-        shares, last = logits.exp(), logits.new_ones(1, 1, 1)
-    else:
-        largest = logits.amax(dim=2, keepdim=True).clamp_(min=0)
-        shares, last = (logits - largest).exp_(), largest.neg().exp_()
-    return shares, last, shares.sum(dim=2, keepdim=True).add_(last)
+    shares, share = logits.exp(), last.exp()
+    total = shares.sum(dim=2, keepdim=True).add_(share)
+    low, high = total.aminmax()
+    if low < _FAR_FROM_ZERO or not high < 1 / _FAR_FROM_ZERO:
+        largest = torch.maximum(logits.amax(dim=2, keepdim=True), last)
+        shares, share = (logits - largest).exp_(), (last - largest).exp_()
+        total = shares.sum(dim=2, keepdim=True).add_(share)
+    return shares, share, total
