@@ -102,17 +102,14 @@ def mean_field(energies: Tensor, kernels: Sequence[Kernel], iterations: int) -> 
     Returns:
         (sets, labels, points) float32.
     """
-    unary, last = (
-        energies.neg().permute(2, 0, 1).tensor_split((-1,), dim=2)  # (points, sets, labels - 1), 1
-    )
-    unary, last = unary.contiguous(), last.contiguous()
+    by_point = energies.neg().permute(2, 0, 1)  # (points, sets, labels)
+    unary, last = by_point[..., :-1].contiguous(), by_point[..., -1:].contiguous()
     logits = unary
     for _ in range(iterations):
         shares, share, total = _exponentials(logits, last)
         differences = shares.sub_(share).div_(total).flatten(1)
-        logits = unary.clone()
-        for kernel in kernels:
-            logits.add_(kernel.filter(differences).view_as(logits))
+        messages = (kernel.filter(differences).view_as(unary) for kernel in kernels)
+        logits = sum(messages, start=unary)
     shares, share, total = _exponentials(logits, last)
     probabilities = torch.cat((shares, share), dim=2).div_(total)
     return probabilities.permute(1, 2, 0).contiguous()
