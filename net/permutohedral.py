@@ -128,8 +128,9 @@ class Lattice:
             codes: (d + 1, points and filling) int64 code of every corner of every point.
             weights: its weight.
         """
-        present, columns, counts, splat_weights, first = [], [], [], [], 0
+        present, counts, first = [], [], 0
         corners = torch.empty(codes.shape, dtype=torch.int32, device=codes.device)
+        columns, by_corner = torch.empty_like(corners), torch.empty_like(weights)
         for remainder, row in enumerate(codes):
             # Stable: a corner sums its points in their order, as pydensecrf does.
             ordered, order = torch.sort(row, stable=True)
@@ -137,14 +138,13 @@ class Lattice:
                 ordered, return_inverse=True, return_counts=True
             )
             corners[remainder].scatter_(0, order, place.add_(first).int())
-            splat_weights.append(weights[remainder][order])
-            columns.append(order.clamp_(max=self.num_points - 1).int())  # filling weighs nothing
+            columns[remainder] = order
+            torch.index_select(weights[remainder], 0, order, out=by_corner[remainder])
             present.append(unique)
             counts.append(count)
             first += len(unique)
-        self.splat = SparseRows(
-            _starts(torch.cat(counts)), torch.cat(columns), torch.cat(splat_weights)
-        )
+        columns.clamp_(max=self.num_points - 1)  # filling weighs nothing
+        self.splat = SparseRows(_starts(torch.cat(counts)), columns.flatten(), by_corner.flatten())
         width = len(codes)
         starts = torch.arange(self.num_points + 1, dtype=torch.int32, device=codes.device) * width
         # The factor normalises the blur (Adams et al.).
