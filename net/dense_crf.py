@@ -102,8 +102,8 @@ def mean_field(energies: Tensor, kernels: Sequence[Kernel], iterations: int) -> 
     Returns:
         (sets, labels, points) float32.
     """
-    by_point = energies.neg().permute(2, 0, 1)  # (points, sets, labels)
-    unary, last = by_point[..., :-1].contiguous(), by_point[..., -1:].contiguous()
+    by_point = energies.permute(2, 0, 1)  # (points, sets, labels)
+    unary, last = by_point[..., :-1].neg().contiguous(), by_point[..., -1:].neg()
     logits = unary
     for _ in range(iterations):
         shares, share, total = _exponentials(logits, last)

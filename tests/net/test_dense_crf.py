@@ -124,6 +124,14 @@ def test_huge_energies_of_all_labels_make_no_difference() -> None:
     torch.testing.assert_close(result, mean_field(energies, [MatrixKernel(np.eye(6))], 2))
 
 
+@pytest.mark.parametrize("points", [1, 5])
+def test_given_energies_are_left_alone(points: int) -> None:
+    energies = torch.rand(1, 3, points)
+    before = energies.clone()
+    mean_field(energies, [MatrixKernel(np.eye(points))], 2)
+    assert torch.equal(energies, before)
+
+
 def test_even_labels_stay_even() -> None:
     result = DenseCrf(photo(20, 30), 5).refine_probabilities(np.full((5, 20, 30), 0.2))
     np.testing.assert_allclose(result, 0.2, atol=1e-6)
