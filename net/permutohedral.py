@@ -7,7 +7,7 @@ and applied to any number of channels.
 
 The geometry is computed in float32, in the order of operations of pydensecrf: float64 would put
 points near a face into another simplex, which moves probabilities of a dense CRF by up to 0.04.
-Only codes of corners and positions for sorting are int64.
+Positions for sorting are int64, and the codes of corners where int32 has no room for them.
 """
 
 import math
@@ -125,7 +125,7 @@ class Lattice:
         """Set splat and slice; return the sorted codes of the corners of every remainder.
 
         Args:
-            codes: (d + 1, points and filling) int64 code of every corner of every point.
+            codes: (d + 1, points and filling) integer code of every corner of every point.
             weights: its weight.
         """
         present, counts, first = [], [], 0
@@ -208,38 +208,39 @@ def _corner_codes(corner: Tensor, rank: Tensor, owner: Tensor) -> tuple[Tensor, 
         owner: (points,) int64 index of the picture.
 
     Returns:
-        (d + 1, points) int64 code of every corner, and the change of the code by a step of d + 1
+        (d + 1, points) integer code of every corner, and the change of the code by a step of d + 1
         along each coordinate, 0 for the last: it follows from the others.
     """
     width = len(corner)
     # Room for the other corners (one less) and for neighbours (one less, one more).
     lowest = corner[:-1].amin(1) - 2
     spans = (corner[:-1].amax(1) - lowest + 2).long().tolist()
-    *steps, per_picture = _steps(spans, owner[-1].item() + 1)
+    (*steps, per_picture), dtype = _steps(spans, owner[-1].item() + 1)
     steps.append(0)
-    codes = torch.empty_like(rank)
-    torch.mul(owner, per_picture, out=codes[0])
+    codes = torch.empty(rank.shape, dtype=dtype, device=rank.device)
+    codes[0] = owner * per_picture
     for row, low, step in zip(corner, lowest, steps, strict=False):
-        codes[0].add_((row - low).long(), alpha=step)
-    by_rank = torch.tensor(steps, device=rank.device)[:, None].expand_as(rank)
-    by_rank = torch.empty_like(rank).scatter_(0, rank, by_rank)
+        codes[0].add_((row - low).to(dtype), alpha=step)
+    by_rank = torch.tensor(steps, dtype=dtype, device=rank.device)[:, None].expand_as(rank)
+    by_rank = torch.empty_like(codes).scatter_(0, rank, by_rank)
     for remainder in range(1, width):
         torch.sub(codes[remainder - 1], by_rank[width - remainder], out=codes[remainder])
     return codes, steps
 
 
-def _steps(spans: Sequence[int], pictures: int) -> list[int]:
-    """Factors of the coordinates in a code, and of the picture.
+def _steps(spans: Sequence[int], pictures: int) -> tuple[list[int], torch.dtype]:
+    """Factors of the coordinates in a code, and of the picture; and the type of codes.
 
     Codes count through the box of all coordinates. Where that has too many cells for int64 (with
     a standard deviation of a fraction of a grey level, say) they are hashes that may wrap around:
     two of 10 million corners then share a code with a probability of about 1e-5.
     """
     products = list(accumulate(spans, mul, initial=1))
-    if products[-1] * pictures < 2**63:
-        return products
+    cells = products[-1] * pictures
+    if cells < 2**63:
+        return products, torch.int32 if cells < 2**31 else torch.int64  # the former sorts faster
     powers = (pow(_HASH_FACTOR, power, 2**64) for power in range(1, len(products) + 1))
-    return [(power + 2**63) % 2**64 - 2**63 for power in powers]
+    return [_wrapped(power) for power in powers], torch.int64
 
 
 def _blur_along(axis: int, present: Sequence[Tensor], steps: Sequence[int]) -> SparseRows:

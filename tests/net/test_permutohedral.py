@@ -73,7 +73,7 @@ def test_a_point_is_the_weighted_mean_of_its_corners(dim: int) -> None:
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
 @pytest.mark.parametrize("count", [1, 4, 61])
-@pytest.mark.parametrize("spread", [0.5, 3.0])
+@pytest.mark.parametrize("spread", [0.5, 3.0, 300.0])
 def test_filter_equals_the_definition(dim: int, count: int, spread: float) -> None:
     features = points(dim, count, spread)
     values = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
