@@ -6,7 +6,7 @@ maps or probabilities of the same pictures are channels of one filter. Runs on t
 inputs, in float32 throughout.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -16,6 +16,7 @@ from net.permutohedral import Lattice
 
 _SMALLEST_NORM = 1e-20  # of pydensecrf: for points without any weight
 _FAR_FROM_ZERO = 1e-30  # sums of exponentials between it and its inverse are precise in float32
+_BLOCK_BYTES = 2**20
 _CACHED_POINTS = 2**19  # larger grids would hold too much memory
 
 
@@ -104,15 +105,30 @@ def mean_field(energies: Tensor, kernels: Sequence[Kernel], iterations: int) -> 
     """
     by_point = energies.permute(2, 0, 1)  # (points, sets, labels)
     unary, last = by_point[..., :-1].neg().contiguous(), by_point[..., -1:].neg()
-    logits = unary
-    for _ in range(iterations):
-        shares, share, total = _exponentials(logits, last)
-        differences = shares.sub_(share).div_(total).flatten(1)
-        messages = (kernel.filter(differences).view_as(unary) for kernel in kernels)
-        logits = sum(messages, start=unary)
-    shares, share, total = _exponentials(logits, last)
-    probabilities = torch.cat((shares, share), dim=2).div_(total)
-    return probabilities.permute(1, 2, 0).contiguous()
+    differences, probabilities = torch.empty_like(unary), torch.empty_like(energies)
+    for step in range(iterations + 1):
+        spread = [kernel.spread(differences.flatten(1)) for kernel in kernels] if step else []
+        for rows in _blocks(unary):
+            messages = (
+                kernel.gather(corners, rows).view_as(unary[rows])
+                for kernel, corners in zip(kernels, spread, strict=False)
+            )
+            logits = sum(messages, start=unary[rows])
+            shares, share, total = _exponentials(logits, last[rows])
+            if step < iterations:
+                torch.div(shares.sub_(share), total, out=differences[rows])
+            else:
+                labels = torch.cat((shares, share), dim=2).div_(total)
+                probabilities[..., rows] = labels.permute(1, 2, 0)
+    return probabilities
+
+
+def _blocks(values: Tensor) -> Iterator[slice]:
+    """Ranges of rows that stay in the cache of a CPU from one operation to the next."""
+    count, size = len(values), _BLOCK_BYTES * len(values) // max(1, values.nbytes)
+    size = max(1, size) if values.is_cpu else count
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 def _exponentials(logits: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -106,10 +106,22 @@ class Lattice:
 
     def filter(self, values: Tensor) -> Tensor:
         """Filter (pictures * points, channels) float32 values; a matrix of that shape again."""
+        return self.gather(self.spread(values), slice(0, self.num_points))
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Splat (pictures * points, channels) float32 values and blur: (corners, channels)."""
         corners = self.splat.times(values)
         for blur in self.blurs:
             corners = blur.times(corners)
-        return self.slice.times(corners)
+        return corners
+
+    def gather(self, corners: Tensor, points: slice) -> Tensor:
+        """Slice a range of points out of (corners, channels): (points, channels)."""
+        starts, columns, weights = self.slice
+        width, count = len(self.blurs), points.stop - points.start
+        entries = slice(points.start * width, points.stop * width)
+        part = SparseRows(starts[: count + 1], columns[entries], weights[entries])
+        return part.times(corners)
 
     def scale(self, before: Tensor, after: Tensor) -> None:
         """Multiply the values of each point by `before` ahead of `filter` and `after` behind it.

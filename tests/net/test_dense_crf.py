@@ -72,8 +72,11 @@ class MatrixKernel:
     def __init__(self, matrix: np.ndarray) -> None:
         self.matrix = torch.from_numpy(matrix).float()
 
-    def filter(self, values: torch.Tensor) -> torch.Tensor:
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
         return self.matrix @ values
+
+    def gather(self, spread: torch.Tensor, points: slice) -> torch.Tensor:
+        return spread[points]
 
 
 def plain_mean_field(
