@@ -185,6 +185,16 @@ def _pydensecrf_inference(image: np.ndarray, num_labels: int, settings: CrfParam
     return infer
 
 
+def require_backend(backend: Backend) -> None:
+    """Make sure that a backend is installed; torch always is.
+
+    Raises:
+        UserError: it is not.
+    """
+    if backend == "pydensecrf":
+        require_densecrf()
+
+
 def require_densecrf() -> ModuleType:
     """The module pydensecrf.densecrf.
 
@@ -195,7 +205,7 @@ def require_densecrf() -> ModuleType:
         import pydensecrf.densecrf as densecrf
     except ImportError as error:
         raise UserError(
-            f"The dense CRF needs the package pydensecrf ({error}): pip install pydensecrf2 "
-            "(the older pydensecrf on PyPI does not build on current Python)."
+            f"The CRF backend pydensecrf needs a package ({error}): pip install pydensecrf2 "
+            "(the older pydensecrf on PyPI does not build on current Python), or use torch."
         ) from None
     return densecrf
