@@ -2,6 +2,8 @@
 
     python tests/bench/bench_crf.py [--height 375 --width 500 --repeats 3 --images FOLDER]
 
+Needs pip install pydensecrf2==1.1.
+
 Two label maps of 2 and 3 labels (the two passes of `cam_to_ir_label`) and one of 21, with the
 settings of that step, and 21 labels with those of DeepLab. Both backends take turns on one thread;
 times are the least processor time of all turns, so that other work on the machine counts little.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from misc.errors import UserError
+from misc.parallel import map_pictures
 from net.crf import CrfParameters, DenseCrf
 
 
@@ -100,6 +101,17 @@ def test_a_picture_that_is_a_view_works(golden, crf_backend):
     mirrored = DenseCrf(image, 3, backend=crf_backend).refine_labels(labels)
     copied = DenseCrf(image.copy(), 3, backend=crf_backend).refine_labels(labels.copy())
     np.testing.assert_array_equal(mirrored, copied)
+
+
+def threads_of_torch(labels):
+    """Refine on a black picture; returns the number of threads that PyTorch computes with."""
+    DenseCrf(np.zeros((*labels.shape, 3), np.uint8), 2).refine_labels(labels)
+    return sys.modules["torch"].get_num_threads()
+
+
+def test_workers_compute_with_one_thread_each(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert map_pictures(threads_of_torch, [np.eye(6, dtype=np.uint8)] * 2, 2, "crf") == [1, 1]
 
 
 def test_wrong_inputs_are_named():
