@@ -71,9 +71,3 @@ def test_missing_backend_stops_the_run_before_it_starts(
     assert run(sample, work, **ASKED) == 2
     assert "pip install pydensecrf2" in capsys.readouterr().err
     assert not (work / "result/ir_label").exists()
-
-
-def test_unknown_backend_is_refused(sample: Path, tmp_path: Path, capsys: Any) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        run(sample, tmp_path, crf_backend="cuda")
-    assert "torch" in (said := capsys.readouterr().err) and "pydensecrf" in said
