@@ -30,6 +30,7 @@ _DEVICE_TYPES = ("cpu", "cuda", "mps")
 # The others may wait long while one process looks at all of the data; torchrun ends those that wait
 # for a process that died.
 _PATIENCE = timedelta(days=2)
+_OF_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SECONDS_TO_APPEAR = 20.0  # of a new file, for another machine that has the folder mounted
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -220,8 +221,17 @@ def _leave_mark(mark: Path) -> None:
 
 
 def join_processes(device: torch.device) -> None:
-    """Connect the processes that `torchrun` started; does nothing in a plain run."""
+    """Connect the processes that `torchrun` started; does nothing in a plain run.
+
+    Raises:
+        UserError: the environment speaks of several processes, but nothing has started them.
+    """
     if world_size() > 1 and not _has_group():
+        if missing := [name for name in _OF_TORCHRUN if name not in os.environ]:
+            raise UserError(
+                f"WORLD_SIZE is {world_size()} but {missing[0]} is not set: start several "
+                "processes with torchrun, or unset WORLD_SIZE to run one."
+            )
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"

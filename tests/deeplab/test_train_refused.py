@@ -53,14 +53,6 @@ def test_nothing_is_removed_for_a_training_that_cannot_start(
     assert paths.checkpoint(FINAL).is_file()
 
 
-def test_batch_that_cannot_be_dealt_out_is_refused(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    assert run("train", sample, tmp_path) == 2
-    assert "SOLVER.BATCH_SIZE.TRAIN 2 is too small for 3 processes" in capsys.readouterr().err
-
-
 def test_missing_labels_are_all_told_at_once(
     sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

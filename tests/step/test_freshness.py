@@ -119,12 +119,3 @@ def test_root_one_level_up_gets_a_hint(
     (root / "VOC2012").symlink_to(sample)
     assert run(root, tmp_path / "work") == 2
     assert f"did you mean --voc12_root {root / 'VOC2012'}" in capsys.readouterr().err
-
-
-def test_torchrun_is_refused(
-    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    assert run(sample, tmp_path / "work") == 2
-    assert "2 were started" in capsys.readouterr().err

@@ -127,7 +127,7 @@ def _children(process: int) -> list[int]:
 
 def test_killed_process_ends_all_and_the_command_goes_on(sample: Path, tmp_path: Path) -> None:
     work_dir = tmp_path / "work"
-    steps = {"steps": "train_cam,make_cam,eval_cam", "cam_num_epoches": 3}
+    steps = {"steps": "train_cam,make_cam,eval_cam", "cam_num_epoches": 20}
     arguments = pipeline.command_line(sample, work_dir, **steps)
     state, cams = work_dir / "sess/train_cam.state.pth", work_dir / "result/cam"
     first = _torchrun(*arguments)

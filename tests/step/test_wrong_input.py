@@ -84,12 +84,13 @@ def test_wrong_options_give_a_sentence_and_write_no_weights(
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_several_processes_are_refused(
+def test_several_processes_that_nobody_started(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run(sample, tmp_path) == 2
-    assert "not with torchrun" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "WORLD_SIZE is 2 but RANK is not set: start several processes with torchrun" in error
 
 
 def test_work_dir_that_cannot_be_written(

@@ -95,7 +95,7 @@ def test_losses_of_a_step_follow_from_the_published_logits(
         scores = expected[logits].astype(np.float64)
         likelihood = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
         entropy = -np.log(likelihood[range(2), labels]).mean()
-        assert float(getattr(losses, name)) == pytest.approx(entropy, rel=1e-4)
+        assert getattr(losses, name).item() == pytest.approx(entropy, rel=1e-4)
 
 
 def test_mean_maps_weigh_both_networks_equally(config: Config):
