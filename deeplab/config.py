@@ -17,6 +17,7 @@ from misc.config import bounded, group, load_config, positive, setting, tree_of
 from misc.errors import UserError
 from misc.files import expand_user
 from misc.maps_io import IGNORE_LABEL
+from net.crf import Backend
 from voc12.labels import BACKGROUND, MAX_CLASSES, load_classes
 
 Split = Literal["train", "val", "test"]
@@ -177,6 +178,8 @@ class Crf:
     # official: the published code passes the BGR picture minus its mean, cast to uint8 with
     # wrap-around; about 5% of the pixels differ (ours)
     IMAGE: Literal["rgb", "official"] = "rgb"
+    # who computes, on the CPU: torch, or pydensecrf (pip install pydensecrf2); equal labels (ours)
+    BACKEND: Backend = setting("torch", affects=_NONE)
     # processes; 0: none besides; null: CPU cores (ours)
     N_JOBS: int | None = bounded(None, 0, affects=_NONE)
 

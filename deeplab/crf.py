@@ -1,6 +1,6 @@
 """The dense CRF on the class probabilities of a whole picture.
 
-Worker processes call this; nothing here imports torch, so that they start in a moment.
+Worker processes call this; they import torch only where CRF.BACKEND asks for it.
 """
 
 from pathlib import Path
@@ -67,7 +67,7 @@ def refine_probabilities(
         (h, w) uint8.
 
     Raises:
-        UserError: pydensecrf is missing.
+        UserError: the backend is not installed.
     """
     parameters = CrfParameters(
         gaussian_sxy=settings.POS_XY_STD,
@@ -77,7 +77,8 @@ def refine_probabilities(
         bilateral_compat=settings.BI_W,
         iterations=settings.ITER_MAX,
     )
-    crf = DenseCrf(crf_picture(image, settings.IMAGE, mean), len(probabilities), parameters)
+    seen = crf_picture(image, settings.IMAGE, mean)
+    crf = DenseCrf(seen, len(probabilities), parameters, settings.BACKEND)
     return crf.refine_probabilities(probabilities).argmax(axis=0).astype(np.uint8)
 
 

@@ -142,7 +142,7 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for ID.png and ID_overlay.jpg"
     )
-    parser.add_argument("--crf", action="store_true", help="refine with the dense CRF")
+    parser.add_argument("--crf", action="store_true", help="refine with the dense CRF (on the CPU)")
 
 
 def _add_figure_num(parser: argparse.ArgumentParser) -> None:

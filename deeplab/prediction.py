@@ -38,7 +38,7 @@ from misc.provenance import Record, read_record, record_path, write_record
 from misc.tables import percent, show
 from misc.transforms import NEAREST, resize
 from misc.visualize import overlay_label
-from net.crf import require_densecrf
+from net.crf import require_backend
 from voc12.lists import some_of
 
 OVERLAY_ENDING = "_overlay.jpg"
@@ -96,7 +96,7 @@ def run(
     require_shared(output, "--output")
     with together():
         if crf:
-            require_densecrf()
+            require_backend(config.CRF.BACKEND)
         network = load_network(config, model_path, device)
         record = lineage.prediction(config, sha256_file(model_path), crf)
     left = on_main(lambda: _pictures_left(paths, output, record, model_path))

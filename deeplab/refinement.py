@@ -31,7 +31,7 @@ from misc.files import up_to_date
 from misc.outputs import require_outputs
 from misc.parallel import map_pictures
 from misc.progress import log
-from net.crf import require_densecrf
+from net.crf import require_backend
 from voc12.lists import IdList, describe
 
 
@@ -73,13 +73,13 @@ def run(
         See `deeplab.inference.run`.
 
     Raises:
-        UserError: the logits are missing, of another model or of other pictures, or pydensecrf is
+        UserError: the logits are missing, of another model or of other pictures, or CRF.BACKEND is
             not installed.
     """
     join_processes(torch.device("cpu"))
     require_shared(config.EXP.OUTPUT_DIR, "EXP.OUTPUT_DIR")
     with together():
-        require_densecrf()
+        require_backend(config.CRF.BACKEND)
     found = on_main(lambda: _prepare(config, split, model_path, overwrite))
     workers = workers_of(config, n_jobs)
     total = workers if world_size() == 1 else max(1, workers) * world_size()

@@ -1,7 +1,7 @@
 """From class maps to label maps: training labels for IRNet, and the final pseudo masks.
 
 Class keys are 0-based without background; label k + 1 is class k. Importing this module does not
-import torch: `cam_to_ir_label` runs in worker processes that should start in a moment.
+import torch: `cam_to_ir_label` runs in worker processes that need it for one CRF backend only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from misc.maps_io import (
     read_image,
     write_label,
 )
-from net.crf import CrfParameters, DenseCrf
+from net.crf import Backend, CrfParameters, DenseCrf
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +48,7 @@ def cam_to_ir_label(
     fg_thres: float,
     bg_thres: float,
     crf: CrfParameters | None = None,
+    backend: Backend = "torch",
 ) -> np.ndarray:
     """Pixels whose class is certain, for training IRNet.
 
@@ -61,30 +62,35 @@ def cam_to_ir_label(
         fg_thres: background score for confident foreground, e.g. 0.35.
         bg_thres: lower background score for confident background, e.g. 0.15.
         crf: settings of the CRF; None for the defaults.
+        backend: who computes the CRF, see `DenseCrf`.
 
     Returns:
         (h, w) uint8: class index + 1, 0 = background, 255 = uncertain. All background when the
         picture has no class.
 
     Raises:
-        UserError: pydensecrf is missing, or the maps do not fit the picture.
+        UserError: the backend is missing, or the maps do not fit the picture.
     """
     labels = _labels_of(keys)
     if len(keys) == 0:
         return np.full(image.shape[:2], BACKGROUND_LABEL, np.uint8)
-    refiner = DenseCrf(image, len(labels), crf)
-    foreground = labels[refiner.refine_labels(_winner(high_res, fg_thres))]
-    background = labels[refiner.refine_labels(_winner(high_res, bg_thres))]
+    refiner = DenseCrf(image, len(labels), crf, backend)
+    winners = np.stack([_winner(high_res, threshold) for threshold in (fg_thres, bg_thres)])
+    foreground, background = labels[refiner.refine_labels(winners)]
     certain_background = (foreground == BACKGROUND_LABEL) & (background == BACKGROUND_LABEL)
     uncertain = (foreground == BACKGROUND_LABEL) & ~certain_background
     return np.where(uncertain, np.uint8(IGNORE_LABEL), foreground)
 
 
-def write_ir_label(paths: tuple[Path, Path, Path], fg_thres: float, bg_thres: float) -> None:
+def write_ir_label(
+    paths: tuple[Path, Path, Path], fg_thres: float, bg_thres: float, backend: Backend = "torch"
+) -> None:
     """`cam_to_ir_label` from file to file; `paths` are picture, CAM and label PNG."""
     image_path, cam_path, label_path = paths
     maps = load_cam(cam_path)
-    label = cam_to_ir_label(read_image(image_path), maps.keys, maps.high_res, fg_thres, bg_thres)
+    label = cam_to_ir_label(
+        read_image(image_path), maps.keys, maps.high_res, fg_thres, bg_thres, backend=backend
+    )
     write_label(label_path, label)
 
 

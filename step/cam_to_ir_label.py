@@ -24,7 +24,12 @@ def run(run: Run) -> dict[str, Any]:
     cams, labels = OUTPUTS["cam_out_dir"], OUTPUTS["ir_label_out_dir"]
     jobs = [(devkit.image_path(i), cams.file(run, i), labels.file(run, i)) for i in work.share]
     log(f"{STEP}: {len(work.left)} of {len(work.ids)} pictures")
-    label = partial(write_ir_label, fg_thres=options.conf_fg_thres, bg_thres=options.conf_bg_thres)
+    label = partial(
+        write_ir_label,
+        fg_thres=options.conf_fg_thres,
+        bg_thres=options.conf_bg_thres,
+        backend=options.crf_backend,
+    )
     with together():
         map_pictures(label, jobs, options.num_workers, STEP)
     return {"pictures": len(work.ids), "made": len(work.left)}

@@ -12,7 +12,7 @@ from misc.checks import require_no_problems
 from misc.errors import UserError
 from misc.progress import log
 from misc.tensorboard import require_tensorboard
-from net.crf import require_densecrf
+from net.crf import require_backend
 from step.networks import build_cnn, build_deit, build_irn, load_branches, load_irn
 from step.options import CAM_BACKBONE, selected_steps
 from step.overwrite import overwrite_problems
@@ -229,7 +229,7 @@ def _attempts(run: Run, steps: tuple[str, ...]) -> Iterator[tuple[str, Callable[
     if trained:
         yield "TensorBoard", require_tensorboard
     if "cam_to_ir_label" in steps:
-        yield "dense CRF", require_densecrf
+        yield "dense CRF", lambda: require_backend(run.options.crf_backend)
     if "train_irn" in trained:
         later = run.options.irn_backbone_weights == CAM_BACKBONE  # those are still to be trained
         yield "IRNet", lambda: build_irn(run, trained=later)

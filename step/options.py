@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from misc.arguments import LARGEST_SEED, number, number_list
 from misc.config import bounded, positive, setting
+from net.crf import Backend
 from net.strides import LARGEST_RADIUS
 from step.presets import PRESETS
 
@@ -264,6 +265,11 @@ class Options:
         0.35, _IR_LABEL, "background score, confident foreground", group="IR labels and IRNet"
     )
     conf_bg_thres: float = _share(0.15, _IR_LABEL, "background score, confident background")
+    crf_backend: Backend = _other(
+        "torch",
+        "who computes the dense CRF, always on the CPU: pydensecrf (pip install pydensecrf2) gives "
+        "equal labels",
+    )
     irn_backbone: str = _network(
         "resnet50",
         (*_TRAIN_IRN, *_WALKS, EDGES),

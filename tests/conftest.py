@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 # Tiny networks gain nothing from threads, and lose a lot where the machine has other work to do.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +26,20 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
             return {key: archive[key] for key in archive.files}
 
     return load
+
+
+@pytest.fixture
+def pydensecrf() -> ModuleType:
+    """The module pydensecrf.densecrf; tests that need it are skipped where it is not installed."""
+    return pytest.importorskip("pydensecrf.densecrf", reason="needs pip install pydensecrf2==1.1")
+
+
+@pytest.fixture(params=["torch", "pydensecrf"])
+def crf_backend(request: pytest.FixtureRequest) -> str:
+    """Each backend of the dense CRF."""
+    if request.param == "pydensecrf":
+        request.getfixturevalue("pydensecrf")
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from deeplab import crf, refinement
 from deeplab.config import FINAL, Config, Crf, Mean
 from misc.files import read_json, sha256_file
 from misc.maps_io import read_image, read_label
+from misc.provenance import read_record
 from net.crf import CrfParameters, DenseCrf
 from voc12.devkit import Devkit
 
@@ -138,6 +140,41 @@ def test_processes_give_the_same_pictures(sample: Path, tmp_path: Path) -> None:
     for image_id in VAL_IDS:
         assert sha256_file(one / f"{image_id}.png") == sha256_file(two / f"{image_id}.png")
     assert "in 2 processes" in log_of(sample, tmp_path, "crf")
+
+
+@pytest.mark.usefixtures("pydensecrf")
+def test_backends_give_the_same_pictures_and_records(sample: Path, tmp_path: Path) -> None:
+    finished, values = finished_run(sample), {"CRF.BACKEND": "pydensecrf"}
+    copy_of(finished, tmp_path, "models", "features")
+    assert run("crf", sample, tmp_path, values=values) == 0
+    theirs, ours = (
+        paths_of(sample, folder).prediction_dir("val", crf=True) for folder in (finished, tmp_path)
+    )
+    for image_id in VAL_IDS:
+        assert sha256_file(ours / f"{image_id}.png") == sha256_file(theirs / f"{image_id}.png")
+    assert read_record(ours).fingerprint == read_record(theirs).fingerprint
+    assert run("crf", sample, tmp_path) == 0  # by the default: nothing to do
+    assert "crf: 0 pictures of list val" in log_of(sample, tmp_path, "crf")
+
+
+@pytest.mark.parametrize("command", ["crf", "predict"])
+def test_pydensecrf_is_needed_only_where_it_is_asked_for(
+    sample: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    command: str,
+) -> None:
+    for name in ("pydensecrf", "pydensecrf.densecrf"):
+        monkeypatch.setitem(sys.modules, name, None)
+    copy_of(finished_run(sample), tmp_path, "models", "features")
+    output = tmp_path / "out"
+    pictures = ("--input", str(sample / "JPEGImages"), "--output", str(output), "--crf")
+    flags = pictures if command == "predict" else ()
+    assert run(command, sample, tmp_path, *flags, values={"CRF.BACKEND": "pydensecrf"}) == 2
+    assert "pip install pydensecrf2" in capsys.readouterr().err
+    assert not output.exists() and not (tmp_path / "scores").exists()
+    assert run(command, sample, tmp_path, *flags) == 0
 
 
 @pytest.mark.parametrize(

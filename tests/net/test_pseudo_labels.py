@@ -16,9 +16,10 @@ from net.pseudo_labels import cam_to_ir_label, propagate_to_label, strongest_lab
 
 
 @pytest.mark.parametrize("name, fg, bg", [("35_15", 0.35, 0.15), ("30_5", 0.30, 0.05)])
-def test_ir_label_equals_the_published_one(golden, name, fg, bg):
+def test_ir_label_equals_the_published_one(golden, name, fg, bg, crf_backend):
     archive = golden("ir_label")
-    label = cam_to_ir_label(archive["image"], archive["keys"], archive["cams"], fg, bg)
+    inputs = archive["image"], archive["keys"], archive["cams"], fg, bg
+    label = cam_to_ir_label(*inputs, backend=crf_backend)
     assert label.dtype == np.uint8
     np.testing.assert_array_equal(label, archive[f"ir_label_{name}"])
 

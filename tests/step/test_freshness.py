@@ -95,9 +95,13 @@ def test_missing_crf_is_told_before_the_work(
     import sys
 
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
-    run = finished_run(open_source(sample), tmp_path)
-    (problem,) = readiness_problems(run, ("cam_to_ir_label",))
+    asked, default = (
+        finished_run(open_source(sample), tmp_path, **options)
+        for options in ({"crf_backend": "pydensecrf"}, {})
+    )
+    (problem,) = readiness_problems(asked, ("cam_to_ir_label",))
     assert "pip install pydensecrf2" in problem
+    assert readiness_problems(default, ("cam_to_ir_label",)) == []
 
 
 def test_finished_training_needs_no_imagenet_weights(finished: Path) -> None:

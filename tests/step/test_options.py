@@ -249,6 +249,7 @@ def test_from_step_starts_there_and_respects_switches() -> None:
         (["--seed", "-1"], "-1 must be at least 0"),
         (["--exp_times", "17"], "17 is above 16"),
         (["--figure_num", "-1"], "-1 must be at least 0"),
+        (["--crf_backend", "cuda"], "invalid choice: 'cuda'"),
     ],
 )
 def test_wrong_values_exit_with_2(

@@ -95,6 +95,7 @@ DO_NOT_COUNT: dict[str, Any] = {
     "eval_list": "val",
     "cam_tile_batch": 1,
     "cam_eval_thres": 0.3,
+    "crf_backend": "pydensecrf",  # equal labels
     "figure_num": 1,
     "report_num": 1,
     "overwrite": True,
