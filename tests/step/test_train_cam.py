@@ -102,4 +102,4 @@ def test_l1_term_acts_from_its_epoch_on(sample, tmp_path, refine_epoch, weighted
         total, parts = training.step(training.models, {**batch, "weight": 1.0}, epoch)
         assert parts["l1"] > 1e-4
         expected = float(parts["cnn"] + parts["transformer"] + factor * parts["l1"])
-        assert float(total) == pytest.approx(expected, rel=1e-6)
+        assert total.item() == pytest.approx(expected, rel=1e-6)
