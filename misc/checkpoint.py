@@ -18,6 +18,7 @@ StateDict = dict[str, torch.Tensor]
 
 _WRAPPERS = ("model", "state_dict")  # entries of public training scripts that hold the tensors
 _OPTIMISERS = ("optimiser", "optimizer")  # start of the entries that hold no network
+_FINISHED, _EARLIER = "finished", "epoch"  # number of finished units, and what it was called once
 _NAN_BY_DESIGN = ".qkv.bias_mask"
 
 
@@ -190,7 +191,7 @@ def save_training_state(
         {
             "models": {name: model.state_dict() for name, model in models.items()},
             "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
-            "finished": finished,
+            _FINISHED: finished,
             "fingerprint": fingerprint,
             "rng": rng_state(),
             "extra": extra or {},
@@ -203,16 +204,25 @@ def load_training_state(
     models: Mapping[str, nn.Module],
     optimisers: Mapping[str, torch.optim.Optimizer],
     fingerprint: str,
+    units: int | None = None,
 ) -> Resumed | None:
     """Continue a run where `save_training_state` left it.
 
     Restores the networks, the optimisers and the random generators of Python, numpy and torch.
 
+    Args:
+        path: the state file.
+        models: networks by name.
+        optimisers: optimisers by name.
+        fingerprint: identifies the arguments and data of the run.
+        units: that the whole run has; a state of an earlier version must have finished them.
+
     Returns:
         Finished units and the stored extras; None when there is no state file.
 
     Raises:
-        UserError: the state is damaged or belongs to a run with other arguments.
+        UserError: the state is damaged, belongs to a run with other arguments, or to one that an
+            earlier version has not finished.
     """
     if not Path(path).exists():
         return None
@@ -222,13 +232,30 @@ def load_training_state(
             f"{path} is the state of a training run with other arguments or data; repeat that "
             "run's command to finish it, or start afresh with --overwrite."
         )
+    if _FINISHED not in state and _EARLIER in state:
+        if state[_EARLIER] != units:
+            raise UserError(
+                f"{path} was written by an earlier version of this program, whose order of "
+                "pictures was another; finish that run with that version, or start afresh with "
+                "--overwrite."
+            )
+        state[_FINISHED] = units
+    return _restored(path, state, models, optimisers)
+
+
+def _restored(
+    path: Path | str,
+    state: Mapping[str, Any],
+    models: Mapping[str, nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+) -> Resumed:
     try:
         for name, model in models.items():
             model.load_state_dict(state["models"][name])
         for name, optimiser in optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         set_rng_state(state["rng"])
-        return Resumed(state["finished"], state["extra"])
+        return Resumed(state[_FINISHED], state["extra"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not a whole training state ({_first_line(error)}); remove it to train from "

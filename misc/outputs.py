@@ -67,14 +67,7 @@ def prepare_output(
         write_record(folder, expected, lists)
         return 0
     what = f"{len(finished)} *{suffix} in {folder}"
-    if recorded is None:
-        raise UserError(
-            f"{what} have no record of what made them and are left alone; move them away or choose "
-            f"another {option}."
-        )
-    if others := _others(folder, suffix, ids):
-        redo = f"{redo_with(expected, redo)} once {len(others)} files of other lists are moved away"
-    if _require_equal(what, expected, recorded, force, option, redo):
+    if _require_equal_outputs(what, folder, suffix, ids, expected, recorded, force, option, redo):
         _add_lists(folder, expected, lists)
     else:
         write_record(folder, _mixed(expected, recorded), lists)
@@ -257,6 +250,28 @@ def _require_equal(
             f"{remedy[0].upper()}{remedy[1:]}"
         )
     return not differences
+
+
+def _require_equal_outputs(
+    what: str,
+    folder: Path,
+    suffix: str,
+    ids: Collection[str],
+    expected: Record,
+    recorded: Record | None,
+    force: bool,
+    option: str,
+    redo: str | None,
+) -> bool:
+    """`_require_equal` for a folder, in which some outputs may belong to other lists."""
+    if recorded is None:
+        raise UserError(
+            f"{what} have no record of what made them and are left alone; move them away or choose "
+            f"another {option}."
+        )
+    if others := _others(folder, suffix, ids):
+        redo = f"{redo_with(expected, redo)} once {len(others)} files of other lists are moved away"
+    return _require_equal(what, expected, recorded, force, option, redo)
 
 
 def _outputs(folder: Path, suffix: str) -> list[Path]:

@@ -208,7 +208,7 @@ class Training:
         """
         path, fingerprint = self.state_path, self.fingerprint
         with together():
-            state = load_training_state(path, self.models, self.optimisers, fingerprint)
+            state = load_training_state(path, self.models, self.optimisers, fingerprint, self.units)
         # Also: nobody writes a new state before all have read this one.
         found = sorted(set(all_gather(0 if state is None else state.finished)))
         if len(found) > 1:
@@ -220,7 +220,7 @@ class Training:
         if state is not None:
             self.finished = state.finished
             self.history = list(state.extra["history"])
-            self.recent.extend(state.extra["recent"])
+            self.recent.extend(state.extra.get("recent", []))
             log(f"{self.title}: continued after {self.unit} {self.finished} from {path}.")
 
     def _stream(self, start: int, stop: int) -> BatchStream:

@@ -7,8 +7,10 @@ none.
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from misc.distributed import all_reduce_sum, takes_part, world_size
+from misc.errors import UserError
 
 
 def synchronise_batchnorm(network: nn.Module) -> None:
@@ -16,10 +18,25 @@ def synchronise_batchnorm(network: nn.Module) -> None:
 
     Names of tensors, fixed batch norms and a plain run stay as they are. Do it when the norms are
     calibrated: in training, all processes must go through the network together afterwards.
+
+    Raises:
+        UserError: a batch norm that learns is of a kind that is known for one process alone.
     """
+    if world_size() == 1:
+        return
     for module in network.modules():
-        if world_size() > 1 and type(module) in _SYNCHRONISED:
+        if type(module) in _SYNCHRONISED:
             module.__class__ = _SYNCHRONISED[type(module)]
+    before = network.training
+    for name, module in network.train().named_modules():
+        other = isinstance(module, _BatchNorm) and type(module) not in _SYNCHRONISED.values()
+        if other and module.training:
+            raise UserError(
+                f"the batch norm {name} ({type(module).__name__}) would learn from the pictures "
+                "of each process alone: keep batch norms fixed (--fixed_batchnorm, "
+                "MODEL.FIXED_BATCHNORM true), name another network, or train in one process."
+            )
+    network.train(before)
 
 
 class SynchronisedBatchNorm(nn.BatchNorm2d):

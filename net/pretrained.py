@@ -297,6 +297,10 @@ def _problems(
     share = 1 - len(lacking) / len(needed)
     if share >= allowed.least_share and not strange:
         return []
+    # Where what is missing decides, other parts say nothing, unless all have other names.
+    if allowed.other_parts and 0 < share < allowed.least_share:
+        parts = {key.split(".")[0] for key in needed}
+        strange = [key for key in strange if key.split(".")[0] in parts]
     wrong = [
         f"{key} is {tuple(state[key].shape)} in the file and {tuple(own[key].shape)} in the network"
         for key in lacking

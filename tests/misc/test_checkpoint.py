@@ -227,3 +227,20 @@ def test_state_of_other_arguments_is_refused(tmp_path: Path) -> None:
     save_training_state(path, {}, {}, 1, "these arguments")
     with pytest.raises(UserError, match=r"state\.pth .*other arguments.*--overwrite"):
         load_training_state(path, {}, {}, "those arguments")
+
+
+def test_state_of_an_earlier_version_is_used_where_nothing_is_left_to_train(tmp_path: Path) -> None:
+    path, model = tmp_path / "x.state.pth", nn.Linear(2, 1)
+    save_training_state(path, {"net": model}, {}, 3, "a", {"history": []})
+    state = load_checkpoint(path)
+    state["epoch"] = state.pop("finished")  # as it was called
+    save_checkpoint(path, state)
+    again = nn.Linear(2, 1)
+    resumed = load_training_state(path, {"net": again}, {}, "a", units=3)
+    assert resumed is not None and (resumed.finished, resumed.extra) == (3, {"history": []})
+    assert torch.equal(again.weight, model.weight)
+    before = again.weight.detach().fill_(0.5).clone()
+    told = r"x\.state\.pth was written by an earlier version .* start afresh with --overwrite"
+    with pytest.raises(UserError, match=told):
+        load_training_state(path, {"net": again}, {}, "a", units=4)
+    assert torch.equal(again.weight, before)

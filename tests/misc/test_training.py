@@ -256,6 +256,15 @@ def test_losses_between_reports_are_looked_at_every_twenty_steps(run: Callable) 
     assert len(done) == 20
 
 
+def test_losses_are_looked_at_before_a_state_is_written(tmp_path: Path, run: Callable) -> None:
+    def step(models: dict[str, nn.Module], batch: dict[str, Any], iteration: int) -> Loss:
+        return loss_of(float("inf") if iteration == 2 else 1.0)
+
+    with pytest.raises(UserError, match=r"not finite in iteration 3 \(loss inf\)"):
+        run("a", step=step, unit="iteration", units=99, report_every=99, state_every=(3,))
+    assert not (tmp_path / "a.pth").exists()
+
+
 def test_epochs_that_are_no_whole_number_of_updates_are_refused(run: Callable) -> None:
     with pytest.raises(ValueError, match="no whole number of updates of 2 batches"):
         run("a", drop_last=False, accumulate=2)

@@ -9,6 +9,8 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from misc.distributed import rank, shard, taking_part, world_size
+from misc.errors import UserError
+from net.backbone import Backbone
 from net.batchnorm import synchronise_batchnorm
 
 
@@ -105,3 +107,26 @@ def test_half_precision_keeps_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
     found = norm(maps)
     assert type(norm) is not nn.BatchNorm2d and found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), expected.float(), rtol=0.01, atol=0.01)
+
+
+class OtherBatchNorm(nn.BatchNorm2d):
+    """A kind that nobody here knows."""
+
+
+@pytest.mark.parametrize("other", [OtherBatchNorm, nn.BatchNorm1d, nn.BatchNorm3d])
+def test_other_batch_norms_do_not_learn_in_several_processes(
+    monkeypatch: pytest.MonkeyPatch, other: type[nn.Module]
+) -> None:
+    def network(fixed_batchnorm: bool) -> nn.Module:
+        backbone = Backbone(fixed_batchnorm)
+        backbone.body = nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(other(3)))
+        return backbone.eval()
+
+    synchronise_batchnorm(network(fixed_batchnorm=False))  # one process may
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    fixed = network(fixed_batchnorm=True)
+    synchronise_batchnorm(fixed)
+    assert not any(module.training for module in fixed.modules())
+    told = rf"batch norm body\.1\.0 \({other.__name__}\) .*--fixed_batchnorm.*in one process"
+    with pytest.raises(UserError, match=told):
+        synchronise_batchnorm(network(fixed_batchnorm=False))

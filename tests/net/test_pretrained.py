@@ -102,6 +102,27 @@ def test_all_kinds_of_misfits_are_told_at_once(state: dict) -> None:
     )
 
 
+def test_other_parts_are_not_blamed_for_missing_tensors(state: dict) -> None:
+    del state["head.bias"]
+    others = {"fc.weight": torch.ones(1), "fc.bias": torch.ones(1)}
+    for more, told in (
+        ({}, ""),
+        ({"body.4.weight": torch.ones(1)}, r"; 1 unexpected \(body\.4\.weight\)"),
+    ):
+        with pytest.raises(UserError, match=rf"Body: 1 missing \(head\.bias\){told}; give"):
+            load_strictly(
+                Body(),
+                {**state, **others, **more},
+                "w.pth",
+                Allowed(other_parts=True),
+                "Body",
+                "give another",
+            )
+    renamed = {f"net.{key}": value for key, value in state.items()}
+    with pytest.raises(UserError, match=r"missing \(body.* unexpected \(net\.body\.0\.weight"):
+        load_strictly(Body(), renamed, "w.pth", Allowed(other_parts=True))
+
+
 @pytest.mark.parametrize(
     ("extra", "allowed", "told"),
     [

@@ -5,10 +5,12 @@ import pytest
 import torch
 from networks import NUM_CLASSES, golden_cnn, golden_deit, picture, update
 from numpy.testing import assert_allclose
+from pipeline import TRAIN_IDS, prepared
+from torch.utils.data import default_collate
 
 from misc.batches import fit_batch
 from net.losses import cam_losses, refinement_loss
-from step.train_cam import build_optimiser, training_losses
+from step.train_cam import _prepare, build_optimiser, training_losses
 
 RATE, DECAY, MAX_STEP, LAMBDA = 0.01, 1e-4, 10, 0.1
 
@@ -89,3 +91,15 @@ def test_batch_larger_than_the_list_becomes_the_list(capsys):
     assert fit_batch(16, 3, "--cam_batch_size") == 3
     assert "--cam_batch_size 16" in capsys.readouterr().out
     assert fit_batch(16, 40, "--cam_batch_size") == 16
+
+
+@pytest.mark.parametrize(("refine_epoch", "weighted"), [(1, (5.0, 5.0)), (2, (0.0, 5.0))])
+def test_l1_term_acts_from_its_epoch_on(sample, tmp_path, refine_epoch, weighted):
+    run = prepared(sample, tmp_path, cam_refine_epoch=refine_epoch, cam_lambda=5.0)
+    training = _prepare(run, TRAIN_IDS, "")
+    batch = default_collate([training.dataset[0, index] for index in range(2)])
+    for epoch, factor in enumerate(weighted):
+        total, parts = training.step(training.models, {**batch, "weight": 1.0}, epoch)
+        assert parts["l1"] > 1e-4
+        expected = float(parts["cnn"] + parts["transformer"] + factor * parts["l1"])
+        assert total.item() == pytest.approx(expected, rel=1e-6)

@@ -34,6 +34,7 @@ NETWORKS = {"train_cam": ("cnn", "transformer"), "train_irn": ("irn",)}
 ALIKE = {"rtol": 1e-5, "atol": 1e-6}
 
 TWO_PICTURES = {"cam_batch_size": 2, "irn_batch_size": 2}
+LEARNING_NORM = {"fixed_batchnorm": False, "cnn_frozen_stages": 0}
 
 
 def train(sample: Path, work: Path, step: str, options: dict[str, Any]) -> None:
@@ -62,10 +63,11 @@ def assert_trained_alike(one: Path, other: Path, step: str) -> None:
     ("ids", "options"),
     [
         (TRAIN_IDS, {"cam_batch_size": 3, "cam_num_epoches": 2}),  # shares 2 and 1
-        (TRAIN_IDS[:5], {"fixed_batchnorm": False, "cnn_frozen_stages": 0, "cam_batch_size": 5}),
+        (TRAIN_IDS[:5], {**LEARNING_NORM, "cam_batch_size": 5}),
         (TRAIN_IDS[:2], TWO_PICTURES),  # one process of three has none, for validation neither
+        (TRAIN_IDS[:2], {**TWO_PICTURES, **LEARNING_NORM, "cam_num_epoches": 2}),
     ],
-    ids=["uneven", "batch norm learns", "none for the third"],
+    ids=["uneven", "batch norm learns", "none for the third", "none, batch norm learns"],
 )
 def test_processes_train_the_branches_as_one_does(
     sample: Path, tmp_path: Path, ids: tuple[str, ...], options: dict[str, Any]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from wsol_runs import WEIGHTS, epoch_lines, run
 
-from misc.checkpoint import load_checkpoint
+from misc.checkpoint import load_checkpoint, save_checkpoint
 from misc.files import read_json
 from misc.provenance import read_record, record_path
 from wsol.config import Paths
@@ -114,6 +114,25 @@ def test_weights_of_somebody_else_are_not_replaced(
     assert "model_best.pth has no record of a training that made it" in error
     assert "move it away" in error
     assert (tmp_path / "model_best.pth").read_bytes() == b"a download"
+
+
+def test_finished_run_of_an_earlier_version_is_finished(
+    birds: Path, trained: Path, trained_copy: Path, capsys: pytest.CaptureFixture
+):
+    paths = Paths(trained_copy)
+    state = load_checkpoint(paths.state)
+    extra = {"history": state["extra"]["history"]}
+    rest = {key: value for key, value in state.items() if key not in ("finished", "extra")}
+    save_checkpoint(paths.state, {**rest, "epoch": state["finished"], "extra": extra})
+    paths.results.unlink()
+    assert run(birds, trained_copy) == 0
+    assert read_json(paths.results)["history"] == read_json(Paths(trained).results)["history"]
+    save_checkpoint(paths.state, {**rest, "epoch": 1, "extra": extra})
+    capsys.readouterr()
+    assert run(birds, trained_copy) == 2
+    error = capsys.readouterr().err
+    assert f"{paths.state} was written by an earlier version of this program" in error
+    assert "start afresh with --overwrite" in error
 
 
 def test_every_weight_file_has_a_record(trained: Path):
