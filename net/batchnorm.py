@@ -67,7 +67,7 @@ def _normalise(norm: nn.BatchNorm2d, maps: Tensor) -> Tensor:
     Two passes, since a mean of squares minus the square of the mean loses digits. Gradients reach
     the maps through both statistics.
     """
-    values = maps.float()
+    values = maps.to(torch.promote_types(maps.dtype, torch.float32))
     part = float(takes_part())
     sums = part * torch.cat([values.sum(dim=(0, 2, 3)), values.new_tensor([values[:, 0].numel()])])
     total = all_reduce_sum(sums)

@@ -1,15 +1,20 @@
 """Batch norm over processes against torch's own on the whole batch."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from processes import run_processes
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from misc.checkpoint import load_checkpoint
 from misc.distributed import rank, shard, taking_part, world_size
 from misc.errors import UserError
+from misc.training import Loss, Training
 from net.backbone import Backbone
 from net.batchnorm import synchronise_batchnorm
 
@@ -130,3 +135,76 @@ def test_other_batch_norms_do_not_learn_in_several_processes(
     told = rf"batch norm body\.1\.0 \({other.__name__}\) .*--fixed_batchnorm.*in one process"
     with pytest.raises(UserError, match=told):
         synchronise_batchnorm(network(fixed_batchnorm=False))
+
+
+# --------------------------------------------------------------------------------- whole trainings
+
+UPDATES = 6
+# Every update through batch norms that learn multiplies the rounding errors of the one before: in
+# float32 a ResNet leaves any useful bound after a few (1e-7 becomes 1e-5 to 1e-1, by its learning
+# rate), whatever the shares. In float64 they stay at 1e-15, and wrong weights or counts at 1e-3.
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+
+
+class Noise(Dataset):
+    """Seven pictures of float64, of different means and sizes; batches of 5 and of 2 of them."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(7, 3, 8, 8, generator=generator, dtype=torch.float64)
+        self.images = (
+            noise * torch.arange(1, 8)[:, None, None, None] + torch.arange(3)[:, None, None]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        return {"image": self.images[key[1]]}
+
+
+def train_network(path: Path) -> None:
+    """Train a small network with both kinds of batch norm in float64; its state is written."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 4, 3, stride=2, bias=False),
+        BatchNormAct2d(4, act_layer=nn.SiLU),
+        nn.Conv2d(4, 2, 1),
+    ).double()
+    synchronise_batchnorm(network)
+
+    def step(models: Mapping[str, nn.Module], batch: dict[str, Any], unit: int) -> Loss:
+        scores = models["net"](batch["image"]).mean(dim=(2, 3))
+        loss = batch["weight"] * (scores - batch["image"].mean(dim=(2, 3))[:, :2]).square().mean()
+        return Loss(loss, {"loss": loss.detach()})
+
+    Training(
+        title="noise",
+        dataset=Noise(),
+        batch_size=5,
+        units=UPDATES // 2,
+        seed=0,
+        models={"net": network},
+        optimisers={"net": torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.5)},
+        step=step,
+        device=torch.device("cpu"),
+        state_path=path,
+        fingerprint="",
+        drop_last=False,
+    ).run()
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_uneven_shares_train_as_the_whole_batch_does(tmp_path: Path, processes: int) -> None:
+    """Shares of 3 and 2, then 1 and 1; of 2, 2 and 1, then 1, 1 and none."""
+    train_network(tmp_path / "one.pth")
+    run_processes(train_network, tmp_path / "all.pth", count=processes)
+    expected, found = (
+        load_checkpoint(tmp_path / name)["models"]["net"] for name in ("one.pth", "all.pth")
+    )
+    assert expected["1.num_batches_tracked"] == UPDATES
+    assert (expected["4.running_var"] - 1).abs().min() > 1e-2
+    torch.testing.assert_close(found, expected, **EXACT)

@@ -30,7 +30,9 @@ NETWORKS = {"train_cam": ("cnn", "transformer"), "train_irn": ("irn",)}
 
 # Sums over the parts of a batch round differently from the sum over the batch: 1e-7 of a gradient.
 # A few updates of at most 0.1 (rate times 10 for the heads) leave that far below 1e-5 of weights
-# and losses; weights near 0 have the size of an update at most.
+# and losses; weights near 0 have the size of an update at most. Batch norms that learn have one
+# update here: they multiply rounding errors with every further one, from 5e-7 after two to 2e-5
+# after six at a rate of 0.001. tests/net/test_batchnorm.py has more updates, in float64.
 ALIKE = {"rtol": 1e-5, "atol": 1e-6}
 
 TWO_PICTURES = {"cam_batch_size": 2, "irn_batch_size": 2}
