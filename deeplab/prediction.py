@@ -87,9 +87,8 @@ def run(
         Number of pictures that were segmented now.
 
     Raises:
-        UserError: there is no picture, weights do not fit the configuration, the folder has files
-            that are not ours in the way, or some pictures could not be read; the others are done
-            then.
+        UserError: there is no picture, weights do not fit the configuration, files that are not
+            ours are in the way, or some pictures could not be read; the others are done then.
     """
     join_processes(device)
     paths = on_main(lambda: find_pictures(source, output))

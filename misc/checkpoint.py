@@ -232,19 +232,30 @@ def load_training_state(
             f"{path} is the state of a training run with other arguments or data; repeat that "
             "run's command to finish it, or start afresh with --overwrite."
         )
-    finished = _EARLIER if _EARLIER in state and _FINISHED not in state else _FINISHED
-    if finished == _EARLIER and state[finished] != units:
-        raise UserError(
-            f"{path} was written by an earlier version of this program, whose order of pictures "
-            "was another; finish that run with that version, or start afresh with --overwrite."
-        )
+    if _FINISHED not in state and _EARLIER in state:
+        if state[_EARLIER] != units:
+            raise UserError(
+                f"{path} was written by an earlier version of this program, whose order of "
+                "pictures was another; finish that run with that version, or start afresh with "
+                "--overwrite."
+            )
+        state[_FINISHED] = units
+    return _restored(path, state, models, optimisers)
+
+
+def _restored(
+    path: Path | str,
+    state: Mapping[str, Any],
+    models: Mapping[str, nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+) -> Resumed:
     try:
         for name, model in models.items():
             model.load_state_dict(state["models"][name])
         for name, optimiser in optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         set_rng_state(state["rng"])
-        return Resumed(state[finished], state["extra"])
+        return Resumed(state[_FINISHED], state["extra"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not a whole training state ({_first_line(error)}); remove it to train from "

@@ -26,6 +26,7 @@ from voc12.labels import ImageNames, check_names, read_annotation, read_cls_labe
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = 1
+_UNUSABLE_LABELS = "unusable image labels"
 
 Size = tuple[int, int]
 """Width and height, as PIL has it."""
@@ -85,21 +86,21 @@ def find_problems(
     problems: list[str] = []
     table = None
     if cls_labels is not None and needed["labels"]:
-        kind = "unusable image labels"
-        table = attempt(kind, lambda: read_cls_labels(cls_labels, classes), problems)
-    if needed["masks"]:
-        problems += _masks_of_other_classes(
-            _mask_folders(devkit, mask_dir), tuple(classes), classes_option
-        )
+        table = attempt(_UNUSABLE_LABELS, lambda: read_cls_labels(cls_labels, classes), problems)
+    folders = _mask_folders(devkit, mask_dir) if needed["masks"] else ()
+    problems += _masks_of_other_classes(folders, tuple(classes), classes_option)
     missing = _missing_folders(devkit, needed, cls_labels is not None, mask_dir)
-    if missing:
-        problems += [text + _inner_root_hint(devkit.root, root_option) for text in missing.values()]
+    problems += [text + _inner_root_hint(devkit.root, root_option) for text in missing.values()]
     # One line says that a folder is missing, not one line for every file that should be in it.
     unusable = set(missing) | ({"labels"} if cls_labels is not None and table is None else set())
     wanted = {part: frozenset(() if part in unusable else needed[part]) for part in needed}
     purposes = Purposes(devkit, tuple(classes), **wanted, mask_dir=mask_dir, label_table=table)
+    return problems + _problems_of_pictures(purposes, needed)
+
+
+def _problems_of_pictures(purposes: Purposes, needed: Mapping[str, Sequence[str]]) -> list[str]:
     every_id = tuple(dict.fromkeys(itertools.chain.from_iterable(needed.values())))
-    return problems + problems_of_each(partial(_check_id, purposes), every_id)
+    return problems_of_each(partial(_check_id, purposes), every_id)
 
 
 def _missing_folders(
