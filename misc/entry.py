@@ -19,7 +19,7 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # as a shell says it of programs that SIGPIPE ended
 
-_SECONDS_FOR_MAIN_PROCESS = 2.0
+_SECONDS_FOR_MAIN_PROCESS = 10.0
 
 
 def run_entry(program: str, function: Callable[[], object]) -> int:

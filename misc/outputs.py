@@ -67,10 +67,9 @@ def prepare_output(
         write_record(folder, expected, lists)
         return 0
     what = f"{len(finished)} *{suffix} in {folder}"
-    if _require_equal_outputs(what, folder, suffix, ids, expected, recorded, force, option, redo):
-        _add_lists(folder, expected, lists)
-    else:
-        write_record(folder, _mixed(expected, recorded), lists)
+    others = len(_others(folder, suffix, ids))
+    equal = _require_ours(what, expected, recorded, force, option, redo, others)
+    _renew_record(folder, expected, lists, None if equal else recorded)
     log(f"{folder}: {len(finished)} finished outputs are kept (--overwrite redoes them).")
     return len(finished)
 
@@ -219,13 +218,38 @@ def _mixed(expected: Record, recorded: Record | None) -> Record:
     return replace(expected, inputs={**expected.inputs, "mixed_with": before})
 
 
-def _add_lists(
-    folder: Path, expected: Record, lists: Mapping[str, Mapping[str, Any]] | None
+def _renew_record(
+    folder: Path,
+    expected: Record,
+    lists: Mapping[str, Mapping[str, Any]] | None,
+    other: Record | None,
 ) -> None:
-    """Add lists that a folder was made for since its record was written."""
+    """Add lists that a folder was made for since, or say that something else made a part of it."""
     recorded = read_lists(folder)
-    if any(recorded.get(name) != entry for name, entry in (lists or {}).items()):
+    if other is not None:
+        write_record(folder, _mixed(expected, other), lists)
+    elif any(recorded.get(name) != entry for name, entry in (lists or {}).items()):
         write_record(folder, expected, {**recorded, **(lists or {})})
+
+
+def _require_ours(
+    what: str,
+    expected: Record,
+    recorded: Record | None,
+    force: bool,
+    option: str,
+    redo: str | None,
+    others: int,
+) -> bool:
+    """`_require_equal` for the outputs in a folder, some of which may belong to other lists."""
+    if recorded is None:
+        raise UserError(
+            f"{what} have no record of what made them and are left alone; move them away or choose "
+            f"another {option}."
+        )
+    if others:
+        redo = f"{redo_with(expected, redo)} once {others} files of other lists are moved away"
+    return _require_equal(what, expected, recorded, force, option, redo)
 
 
 def _require_equal(
@@ -250,28 +274,6 @@ def _require_equal(
             f"{remedy[0].upper()}{remedy[1:]}"
         )
     return not differences
-
-
-def _require_equal_outputs(
-    what: str,
-    folder: Path,
-    suffix: str,
-    ids: Collection[str],
-    expected: Record,
-    recorded: Record | None,
-    force: bool,
-    option: str,
-    redo: str | None,
-) -> bool:
-    """`_require_equal` for a folder, in which some outputs may belong to other lists."""
-    if recorded is None:
-        raise UserError(
-            f"{what} have no record of what made them and are left alone; move them away or choose "
-            f"another {option}."
-        )
-    if others := _others(folder, suffix, ids):
-        redo = f"{redo_with(expected, redo)} once {len(others)} files of other lists are moved away"
-    return _require_equal(what, expected, recorded, force, option, redo)
 
 
 def _outputs(folder: Path, suffix: str) -> list[Path]:

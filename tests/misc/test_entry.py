@@ -283,7 +283,8 @@ def test_other_processes_let_the_main_one_speak_first(
     monkeypatch.setattr(entry.time, "sleep", waited.append)
     monkeypatch.setenv("RANK", "1")
     assert run_entry("a.py", _refuse) == 2
-    assert waited and "--x 3" in capsys.readouterr().err
+    # on a busy machine torchrun takes seconds to end a process
+    assert min(waited) >= 10 and "--x 3" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "0")
     assert run_entry("a.py", _refuse) == 2
     assert len(waited) == 1
