@@ -7,24 +7,18 @@ Reads pictures of `--infer_list`, `result/cam` and `sess/res50_irn.pth`; writes
 from collections.abc import Sequence
 from typing import Any
 
-from misc.distributed import together
 from misc.maps_io import save_instances
-from misc.progress import log
 from net.instances import instances_from_maps
-from step.plan import OUTPUTS, begin
+from step.plan import OUTPUTS
 from step.run import Run
-from step.walk import infer
+from step.walk import infer, write_left
 
 STEP = "make_ins_seg_labels"
 
 
 def run(run: Run) -> dict[str, Any]:
     """Write the instances of the inference list."""
-    work = begin(STEP, run)
-    log(f"{STEP}: {len(work.left)} pictures to do")
-    with together():
-        write(run, work.share)
-    return {"made": len(work.left)}
+    return write_left(STEP, run, write)
 
 
 def write(run: Run, ids: Sequence[str]) -> None:

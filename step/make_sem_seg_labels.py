@@ -12,14 +12,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from misc.distributed import together
 from misc.files import atomic_path
 from misc.maps_io import write_label
-from misc.progress import log
 from net.pseudo_labels import propagate_to_label
-from step.plan import OUTPUTS, begin
+from step.plan import OUTPUTS
 from step.run import Run
-from step.walk import infer
+from step.walk import infer, write_left
 
 STEP = "make_sem_seg_labels"
 
@@ -33,11 +31,7 @@ def write_edge(path: Path, edge: Tensor) -> None:
 
 def run(run: Run) -> dict[str, Any]:
     """Write the pseudo masks and edge maps of the inference list."""
-    work = begin(STEP, run)
-    log(f"{STEP}: {len(work.left)} pictures to do")
-    with together():
-        write(run, work.share)
-    return {"made": len(work.left)}
+    return write_left(STEP, run, write)
 
 
 def write(run: Run, ids: Sequence[str]) -> None:

@@ -1,18 +1,18 @@
 """What the two steps of the random walk share: IRNet's maps beside the CAMs of every picture."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from misc.distributed import select_device
+from misc.distributed import select_device, together
 from misc.errors import UserError
 from misc.maps_io import CamMaps, load_cam
-from misc.progress import progress
+from misc.progress import log, progress
 from misc.training import autocast, eval_loader
 from step.networks import load_irn
-from step.plan import OUTPUTS
+from step.plan import OUTPUTS, begin
 from step.run import Run
 from voc12.dataset import MultiScaleDataset
 
@@ -51,3 +51,12 @@ def infer(run: Run, ids: Sequence[str], description: str) -> Iterator[Inference]
         maps = load_cam(OUTPUTS["cam_out_dir"].file(run, name))
         cam = torch.from_numpy(maps.cam).to(device)
         yield Inference(name, tuple(item["size"]), maps, cam, edge, displacement)
+
+
+def write_left(step: str, run: Run, write: Callable[[Run, Sequence[str]], None]) -> dict[str, Any]:
+    """Start a step, let every process write its share of what is left, and count it."""
+    work = begin(step, run)
+    log(f"{step}: {len(work.left)} pictures to do")
+    with together():
+        write(run, work.share)
+    return {"made": len(work.left)}
