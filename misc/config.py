@@ -157,23 +157,30 @@ def flatten(config: Any) -> dict[str, Any]:
 def identifying(config: Any, record: str) -> dict[str, Any]:
     """Plain JSON values, by dotted key, of the fields that are part of a record.
 
+    A field whose value is the `unrecorded` one of its metadata is left out: records that were
+    written before there was such a field then stay equal.
+
     Args:
         config: an instance of a schema, however it was made.
         record: name of the record, as `affects` has it.
     """
-    values = _values(config)
-    return {k: plain(v) for k, v, affects in values if affects is None or record in affects}
+    return {
+        key: plain(value)
+        for key, value, known in _values(config)
+        if known.get("affects") is None or record in known["affects"]
+        if "unrecorded" not in known or value != known["unrecorded"]
+    }
 
 
 def _values(
     config: Any, prefix: str = "", affects: tuple[str, ...] | None = None
-) -> Iterator[tuple[str, Any, tuple[str, ...] | None]]:
-    """Dotted key, value and `affects` of every field, which groups may hand down."""
+) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Dotted key, value and metadata of every field; groups may hand down `affects`."""
     for item in fields(config):
         key, value = prefix + item.name, getattr(config, item.name)
-        known = item.metadata.get("affects", affects)
+        known = {"affects": affects, **item.metadata}
         if is_dataclass(value):
-            yield from _values(value, f"{key}.", known)
+            yield from _values(value, f"{key}.", known["affects"])
         else:
             yield key, value, known
 

@@ -83,13 +83,17 @@ def cam_to_ir_label(
 
 
 def write_ir_label(
-    paths: tuple[Path, Path, Path], fg_thres: float, bg_thres: float, backend: Backend = "torch"
+    paths: tuple[Path, Path, Path],
+    fg_thres: float,
+    bg_thres: float,
+    crf: CrfParameters | None = None,
+    backend: Backend = "torch",
 ) -> None:
     """`cam_to_ir_label` from file to file; `paths` are picture, CAM and label PNG."""
     image_path, cam_path, label_path = paths
     maps = load_cam(cam_path)
     label = cam_to_ir_label(
-        read_image(image_path), maps.keys, maps.high_res, fg_thres, bg_thres, backend=backend
+        read_image(image_path), maps.keys, maps.high_res, fg_thres, bg_thres, crf, backend
     )
     write_label(label_path, label)
 

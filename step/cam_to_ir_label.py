@@ -10,6 +10,7 @@ from typing import Any
 from misc.distributed import together
 from misc.parallel import map_pictures
 from misc.progress import log
+from net.crf import CrfParameters
 from net.pseudo_labels import write_ir_label
 from step.plan import OUTPUTS, begin
 from step.run import Run
@@ -28,6 +29,7 @@ def run(run: Run) -> dict[str, Any]:
         write_ir_label,
         fg_thres=options.conf_fg_thres,
         bg_thres=options.conf_bg_thres,
+        crf=CrfParameters(iterations=options.crf_iterations),
         backend=options.crf_backend,
     )
     with together():

@@ -265,6 +265,13 @@ class Options:
         0.35, _IR_LABEL, "background score, confident foreground", group="IR labels and IRNet"
     )
     conf_bg_thres: float = _share(0.15, _IR_LABEL, "background score, confident background")
+    crf_iterations: int = bounded(
+        10,
+        0,
+        affects=_IR_LABEL,
+        help="mean field steps of the dense CRF; with 0 there is none",
+        unrecorded=10,  # what ran before there was this option
+    )
     crf_backend: Backend = _other(
         "torch",
         "who computes the dense CRF, always on the CPU: pydensecrf (pip install pydensecrf2) gives "

@@ -211,6 +211,17 @@ def test_a_record_has_what_affects_it_and_what_says_nothing(record: str, more: d
     assert json.loads(json.dumps(found)) == found
 
 
+def test_a_record_is_silent_about_the_value_that_ran_before_there_was_the_field() -> None:
+    @dataclass(frozen=True)
+    class Extended(Network):
+        steps: int = bounded(7, 0, affects=("train",), unrecorded=7)
+
+    assert identifying(Extended(), "train") == identifying(Network(), "train")
+    changed = identifying(Extended(steps=0), "train")
+    assert changed == {**identifying(Network(), "train"), "steps": 0}
+    assert flatten(Extended())["steps"] == 7
+
+
 def test_records_take_the_values_that_are_set(tmp_path: Path) -> None:
     made = Options(Network(rates=(1,), extra={"at": Path("a")}), seed=3)
     assert identifying(made, "train") == {

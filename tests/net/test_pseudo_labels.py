@@ -24,11 +24,11 @@ def test_ir_label_equals_the_published_one(golden, name, fg, bg, crf_backend):
     np.testing.assert_array_equal(label, archive[f"ir_label_{name}"])
 
 
-def test_ir_label_combines_the_two_passes(golden, monkeypatch):
-    """Without a CRF the label is a plain function of the strongest map."""
-    monkeypatch.setattr(pseudo_labels.DenseCrf, "refine_labels", lambda self, labels: labels)
+def test_ir_label_combines_the_two_passes(crf_backend):
+    """Without steps of the CRF the label is a plain function of the strongest map."""
     cams = np.array([[[0.9, 0.3, 0.25, 0.2, 0.5]], [[0.1, 0.2, 0.0, 0.6, 0.5]]], np.float32)
-    label = cam_to_ir_label(np.zeros((1, 5, 3), np.uint8), np.array([6, 14]), cams, 0.5, 0.25)
+    inputs = np.zeros((1, 5, 3), np.uint8), np.array([6, 14]), cams, 0.5, 0.25
+    label = cam_to_ir_label(*inputs, CrfParameters(iterations=0), crf_backend)
     assert label.tolist() == [[7, 255, 0, 15, 255]]  # ties go to the background
 
 

@@ -51,6 +51,7 @@ PUBLISHED = {
     "cam_eval_thres": 0.15,
     "conf_fg_thres": 0.35,
     "conf_bg_thres": 0.15,
+    "crf_iterations": 10,
     # IRNet
     "irn_backbone": "resnet50",
     "irn_backbone_weights": None,

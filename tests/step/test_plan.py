@@ -70,6 +70,7 @@ COUNTS: dict[str, tuple[Any, set[str]]] = {
     "deit_weights_name": (__file__, {"cam"}),
     "conf_fg_thres": (0.4, {"ir_label"}),
     "conf_bg_thres": (0.1, {"ir_label"}),
+    "crf_iterations": (0, {"ir_label"}),
     "irn_backbone": ("resnet34", {"train_irn", *WALK}),
     "irn_backbone_weights": (__file__, {"train_irn"}),
     "irn_crop_size": (80, {"train_irn"}),
