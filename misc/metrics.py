@@ -25,6 +25,10 @@ class SegmentationScores:
         false_negative: (C,) share of the union that is ground truth only, 1 - prediction / union.
         precision: (C,) share of the pixels predicted as a class that are right; NaN without any.
         recall: (C,) share of a class's pixels in the ground truth that is right; NaN without any.
+        foreground_precision: share of all pixels predicted as any foreground class that have the
+            right one; NaN without any. Large objects count more than in the mean of `precision`.
+        foreground_recall: share of all foreground pixels of the ground truth that are predicted as
+            the right class; NaN without any.
         pixel_accuracy: share of the pixels that are right.
         mean_accuracy: mean of `recall` over the classes in the ground truth.
         frequency_weighted_iou: mean of `iou` weighted by the pixels of a class in the ground truth.
@@ -38,6 +42,8 @@ class SegmentationScores:
     false_negative: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
+    foreground_precision: float
+    foreground_recall: float
     pixel_accuracy: float
     mean_accuracy: float
     frequency_weighted_iou: float
@@ -86,7 +92,7 @@ class ConfusionMatrix:
             recall = hits / ground_truth
             frequency = ground_truth / ground_truth.sum()
             pixel_accuracy = hits.sum() / ground_truth.sum()
-        present = ground_truth > 0
+        found, present = hits[1:].sum(), ground_truth > 0
         return SegmentationScores(
             iou=iou,
             miou_of_occurring=nan_mean(iou),
@@ -94,6 +100,8 @@ class ConfusionMatrix:
             false_negative=false_negative,
             precision=precision,
             recall=recall,
+            foreground_precision=_share(found, prediction[1:].sum()),
+            foreground_recall=_share(found, ground_truth[1:].sum()),
             pixel_accuracy=float(pixel_accuracy),
             mean_accuracy=nan_mean(recall),
             frequency_weighted_iou=_sum_or_nan((frequency * iou)[present]),
@@ -172,6 +180,10 @@ def _checked(labels: np.ndarray, what: str, num_classes: int) -> np.ndarray:
             f"the {what} has label {outside[0]}, outside 0..{num_classes - 1} and {IGNORE_LABEL}"
         )
     return labels
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
 
 
 def _sum_or_nan(values: np.ndarray) -> float:

@@ -165,7 +165,8 @@ def report_segmentation(
         In percent, None where undefined: `miou`, the mean over the classes that occur; `iou` by
         class name, background first, and likewise `precision` and `recall`; FP and FN (shares of
         the union) of the background and their mean over the foreground classes, as of precision
-        and recall. Beside them what was scored, see `Scored.facts`.
+        and recall; these two also over the pixels of all foreground classes together
+        (`foreground_pixel_...`). Beside them what was scored, see `Scored.facts`.
     """
     fp, fn = scores.false_positive, scores.false_negative
     names = ["background", *class_names]
@@ -180,6 +181,8 @@ def report_segmentation(
         "foreground_fn": percent(nan_mean(fn[1:])),
         "foreground_precision": percent(nan_mean(scores.precision[1:])),
         "foreground_recall": percent(nan_mean(scores.recall[1:])),
+        "foreground_pixel_precision": percent(scores.foreground_precision),
+        "foreground_pixel_recall": percent(scores.foreground_recall),
         **scored.facts(),
     }
     log(

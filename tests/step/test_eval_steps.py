@@ -69,6 +69,9 @@ def test_masks_by_hand(made: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["recall"] == pytest.approx({"background": 90, "cat": 100, "dog": 50, "cow": None})
     assert result["foreground_precision"] == pytest.approx((75 + 100) / 2)
     assert result["foreground_recall"] == pytest.approx((100 + 50) / 2)
+    # Together: of the 5 pixels taken for an animal 4 are the right one, of 5 true ones 4 are found.
+    assert result["foreground_pixel_precision"] == pytest.approx(100 * 4 / 5)
+    assert result["foreground_pixel_recall"] == pytest.approx(100 * 4 / 5)
     assert (result["list"], result["pictures"], result["list_pictures"]) == ("mine", 2, 2)
     json.dumps(result, allow_nan=False)
     line = capsys.readouterr().out
