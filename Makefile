@@ -1,5 +1,6 @@
 # make demo        try everything on a laptop: environment, built-in sample, nine steps, figure, DeepLab
 # make demo-wsol   the same for localisation: built-in birds, training, threshold, figure
+# make ablation    what each choice of the paper is worth on the sample: table and figure, 30 minutes
 # make test        the test suite in the same environment
 # make lint        ruff check and format
 PYTHON ?= python3
@@ -11,7 +12,7 @@ DEEPLAB_DEMO := -c deeplab/configs/demo.yaml
 WSOL := $(BIN)/python wsol/tools_cam
 WSOL_DEMO := --config_file wsol/configs/demo.yaml
 
-.PHONY: demo demo-wsol test lint
+.PHONY: demo demo-wsol ablation test lint
 
 demo: $(STAMP)
 	$(BIN)/python run_sample.py --preset demo
@@ -26,6 +27,10 @@ demo-wsol: $(STAMP)
 	$(WSOL)/test_cam.py $(WSOL_DEMO) TEST.SPLIT train
 	$(WSOL)/test_cam.py $(WSOL_DEMO)
 	$(WSOL)/visualize.py $(WSOL_DEMO)
+
+ablation: $(STAMP)
+	$(BIN)/python -m step.ablation
+	@echo "table and figure: $(CURDIR)/result/ablation.md and ablation.png"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests

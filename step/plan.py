@@ -86,13 +86,21 @@ class Output:
         """The file of a picture."""
         return self.path(run) / f"{image_id}{self.suffix}"
 
+    def used(self, options: Options) -> list[Input]:
+        """What it is made from with these options."""
+        reads = STEPS[self.step].reads if self.reads is None else self.reads
+        return [one for one in reads if one.is_used(options)]
+
+    def arguments(self, options: Options) -> dict[str, Any]:
+        """The options that its record holds."""
+        parts = [self.part or self.step]
+        parts += [one.part for one in self.used(options) if one.part is not None]
+        return {k: v for part in parts for k, v in identifying(options, part).items()}
+
     def record(self, run: Run) -> Record:
         """What makes it now."""
         options, step = run.options, STEPS[self.step]
-        reads = step.reads if self.reads is None else self.reads
-        used = [one for one in reads if one.is_used(options)]
-        parts = [self.part or self.step, *(one.part for one in used if one.part is not None)]
-        arguments = {k: v for part in parts for k, v in identifying(options, part).items()}
+        used, arguments = self.used(options), self.arguments(options)
         inputs = {_label(one.name): _identity(run, one.name) for one in used}
         if step.trains:
             pictures = run.source.id_list(options.train_list)

@@ -62,19 +62,7 @@ class Report:
         return {
             step: entries[step]
             for step in self._earlier
-            if step in entries and step in known and known[step] == self._identity(step)
-        }
-
-    def _identity(self, step: str) -> dict[str, Any]:
-        """What an entry is about, so that it is not shown beside something else."""
-        if step not in SCORING_STEPS:
-            outputs = STEPS[step].writes
-            return {output.option: _fingerprint(output.path(self.run)) for output in outputs}
-        scored = find_scored(self.run, step)
-        return {
-            "scored": _fingerprint(scored_output(step).path(self.run)),
-            "threshold": self.run.options.cam_eval_thres if step == "eval_cam" else None,
-            **(scored.facts() if scored else {}),
+            if step in entries and step in known and known[step] == identity(self.run, step)
         }
 
     def add(
@@ -84,7 +72,7 @@ class Report:
 
         A step that only kept what was there keeps its earlier entry, too.
         """
-        self._identities[step] = self._identity(step)
+        self._identities[step] = identity(self.run, step)
         made_nothing = not result or result.get("made") == 0
         if made_nothing and step in self._previous.get("steps", {}):
             self._earlier += (step,)
@@ -155,6 +143,19 @@ class Report:
         cells = {name: Column(scores["iou"], scores["miou"]) for name, scores in columns.items()}
         names = ["background", *self.run.class_names]
         log(f"IoU in % on {of}\n{iou_table(names, cells, decimals=1)}")
+
+
+def identity(run: Run, step: str) -> dict[str, Any]:
+    """What the entry of a step in metrics.json is about, so that none is taken for another's."""
+    if step not in SCORING_STEPS:
+        outputs = STEPS[step].writes
+        return {output.option: _fingerprint(output.path(run)) for output in outputs}
+    scored = find_scored(run, step)
+    return {
+        "scored": _fingerprint(scored_output(step).path(run)),
+        "threshold": run.options.cam_eval_thres if step == "eval_cam" else None,
+        **(scored.facts() if scored else {}),
+    }
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

@@ -56,9 +56,7 @@ def prepare_data(options: Options) -> Run:
     if options.photos is not None:
         options, photos = _build_photos(options)
     elif options.voc12_root is None:
-        root = sample.build(options.work_dir / _SAMPLE_FOLDER, **_SAMPLE_PICTURES)
-        log(f"the built-in sample is in {root}")
-        options = replace(options, voc12_root=str(root))
+        options = replace(options, voc12_root=str(build_sample(options.work_dir)))
     root = expand_user(options.voc12_root).resolve()
     if options.preset == "coco" and not Path(options.classes).is_file():
         raise UserError(
@@ -74,6 +72,13 @@ def prepare_data(options: Options) -> Run:
     )
     options = replace(options, voc12_root=str(root))
     return Run(_settle_eval_list(options, source), source)
+
+
+def build_sample(work_dir: Path) -> Path:
+    """The built-in sample of a work folder, which is built unless it is there."""
+    root = sample.build(work_dir / _SAMPLE_FOLDER, **_SAMPLE_PICTURES)
+    log(f"the built-in sample is in {root}")
+    return root
 
 
 def _build_photos(options: Options) -> tuple[Options, dict[str, Photo]]:
