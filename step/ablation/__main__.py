@@ -9,6 +9,7 @@ thread each; what is finished is kept. Writes `result/ablation.md`, `.json` and 
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -18,6 +19,7 @@ from typing import Any
 
 from misc.arguments import HelpFormatter, number_list, positive_int, value_type
 from misc.entry import run_entry
+from misc.errors import UserError
 from misc.files import atomic_path, expand_user, write_json
 from misc.progress import log, progress, set_log_file
 from misc.seed import run_facts
@@ -56,6 +58,9 @@ def ablate(args: argparse.Namespace) -> list[str]:
 
     Returns:
         Names of the runs that have no scores, as they or one that they need failed.
+
+    Raises:
+        UserError: the options do not fit together, or there is nothing to score with.
     """
     set_log_file(args.work_dir / "result" / f"{TITLE}.log")
     base = _base(args)
@@ -73,7 +78,13 @@ def ablate(args: argparse.Namespace) -> list[str]:
 def _base(args: argparse.Namespace) -> tuple[str, ...]:
     """The command line of CRT; the built-in sample is made where no other data is named."""
     base = (*_PRESET, *args.options)
-    if parse_args(base).voc12_root is None:
+    options = parse_args(base)
+    if options.photos is not None:
+        raise UserError(
+            f"--photos {options.photos} has no masks to score with; name a devkit folder that has "
+            "them with --voc12_root."
+        )
+    if options.voc12_root is None:
         base += ("--voc12_root", str(build_sample(args.work_dir)))
     return base
 
@@ -178,7 +189,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--rows",
         type=row_list,
-        help="a,b: only these, beside CRT and those whose weights they use (default: all)",
+        help="a,b: only these, beside CRT and those whose outputs they use, are run and are in the "
+        "table (default: all)",
     )
     add("--list_rows", action="store_true", help="print the rows and end")
     add(
@@ -212,4 +224,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs as well
     sys.exit(main())

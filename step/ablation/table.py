@@ -117,8 +117,8 @@ def _introduction(content: Mapping[str, Any]) -> str:
         f"# Ablation\n\nIn %{_told_list(content)}; {listed}: {spread}. Every row differs from CRT "
         "in what its title says. The seed is the CAM at its background score, the mask what the "
         "random walk makes of it. Precision and recall: of the pixels that are given any class, "
-        "and of those that have one, the share that is given the right class. Differences within "
-        "the spread say nothing."
+        "and of those that have one, the share that is given the right class. Background scores "
+        "are CRT's in every row and tuned for none. Differences within the spread say nothing."
     )
 
 

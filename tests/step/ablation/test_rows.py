@@ -102,6 +102,14 @@ def test_a_row_that_is_crt_only_scores() -> None:
     assert run.options.sem_seg_out_dir == folder("crt") / "result/sem_seg"
 
 
+def test_the_preset_fits_every_row() -> None:
+    base = ("--preset", "demo", "--voc12_root", "/data/voc")
+    runs = plan_runs(base, WORK, ROWS, (0,))
+    assert [run.row for run in runs.values()] == list(ROWS)
+    whole = runs["whole/seed0"].options
+    assert whole.tile_size == whole.tile_stride == whole.cam_crop_size
+
+
 def test_seeds_share_nothing() -> None:
     runs = planned(seeds=(1, 2))
     assert [run.options.seed for run in runs.values()] == [1] * len(ROWS) + [2] * len(ROWS)
@@ -137,6 +145,14 @@ def test_options_that_no_row_can_take_are_told(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         command.main(["--rows", "crt,walk"])
     assert "walk is no row; rows: crt, cnn" in capsys.readouterr().err
+
+
+def test_photos_without_masks_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--work_dir", str(tmp_path), "--", "--preset", "photos", "--photos", "mine"]
+    assert command.main(argv) == 2
+    assert "mine has no masks to score with" in capsys.readouterr().err
 
 
 def test_the_rows_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
