@@ -84,8 +84,16 @@ def build_irn(run: Run, trained: bool = False) -> IRNet:
     return IRNet(backbone)
 
 
-def load_branches(run: Run, device: torch.device) -> list[CnnCam | DeitCam]:
-    """The branches that the fusion of the CAMs needs, with their trained weights."""
+def load_branches(
+    run: Run, device: torch.device, use_attention: bool = True
+) -> list[CnnCam | DeitCam]:
+    """The branches that the fusion of the CAMs needs, with their trained weights.
+
+    Args:
+        run: the run.
+        device: where they will run.
+        use_attention: see `net.deit_cam.DeitCam`.
+    """
     branches: list[CnnCam | DeitCam] = []
     if uses_cnn(run.options):
         cnn = build_cnn(run, trained=True)
@@ -94,6 +102,7 @@ def load_branches(run: Run, device: torch.device) -> list[CnnCam | DeitCam]:
     if uses_transformer(run.options):
         deit = build_deit(run, trained=True)
         load_weights(deit, run.options.deit_weights_name, "transformer")
+        deit.use_attention = use_attention
         branches.append(deit)
     return [branch.to(device).eval() for branch in branches]
 
