@@ -123,6 +123,7 @@ class Views(NamedTuple):
     """The maps of one class per picture (B, h, w) that a figure shows, as far as there are any."""
 
     cnn: Tensor | None
+    class_map: Tensor | None
     attention: Tensor | None
     fused: Tensor | None
 
@@ -130,7 +131,7 @@ class Views(NamedTuple):
 @torch.no_grad()
 def views(networks: Networks, images: Tensor, classes: Tensor) -> tuple[Views, dict[str, Tensor]]:
     """Maps of the classes (B,) in images (B, 3, S, S), and logits (B, C) by network."""
-    cnn = attention = fused = None
+    cnn = class_map = attention = fused = None
     logits = {}
     if networks.cnn is not None:
         maps = networks.cnn(images).float()
@@ -139,9 +140,10 @@ def views(networks: Networks, images: Tensor, classes: Tensor) -> tuple[Views, d
     if networks.transformer is not None:
         maps, rows = networks.transformer.maps_and_attention(images)
         logits[TRANSFORMER] = logits_of(maps)
+        class_map = pick_classes(maps.float(), classes).relu()
         attention = rows[:, 0].float()
-        fused = (attention * pick_classes(maps.float(), classes)).relu()
-    return Views(cnn, attention, fused), logits
+        fused = attention * class_map
+    return Views(cnn, class_map, attention, fused), logits
 
 
 def localise(

@@ -114,6 +114,7 @@ def test_fused_view_is_attention_times_class_map(config: Config):
     maps, _ = views(Networks(model, None), images, classes)
     with torch.no_grad():
         raw = model(images)[torch.arange(2), classes]
+    torch.testing.assert_close(maps.class_map, raw.clamp(min=0))
     torch.testing.assert_close(maps.fused, (maps.attention * raw).relu())
     assert maps.cnn is None
     assert maps.attention.min() > 0
