@@ -18,6 +18,8 @@ dataclasses, and unions of these, of which the first that fits counts; with `X |
 none and null are None. Metadata: `min`, `max` (both inclusive), `positive` (above 0), and
 `affects`, the names of the records (see `misc.provenance`) that the value is part of. A field that
 says `affects` nowhere is part of all: what is forgotten makes outputs stale, never silently fresh.
+Records leave out a field that says `omit_empty` while it is empty: those that were written before
+there was such a field still hold.
 
 Nothing here imports torch.
 """
@@ -161,19 +163,23 @@ def identifying(config: Any, record: str) -> dict[str, Any]:
         config: an instance of a schema, however it was made.
         record: name of the record, as `affects` has it.
     """
-    values = _values(config)
-    return {k: plain(v) for k, v, affects in values if affects is None or record in affects}
+    return {
+        key: plain(value)
+        for key, value, known in _values(config)
+        if known.get("affects") is None or record in known["affects"]
+        if value or not known.get("omit_empty")
+    }
 
 
 def _values(
     config: Any, prefix: str = "", affects: tuple[str, ...] | None = None
-) -> Iterator[tuple[str, Any, tuple[str, ...] | None]]:
-    """Dotted key, value and `affects` of every field, which groups may hand down."""
+) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Dotted key, value and metadata of every field; groups may hand down `affects`."""
     for item in fields(config):
         key, value = prefix + item.name, getattr(config, item.name)
-        known = item.metadata.get("affects", affects)
+        known = {"affects": affects, **item.metadata}
         if is_dataclass(value):
-            yield from _values(value, f"{key}.", known)
+            yield from _values(value, f"{key}.", known["affects"])
         else:
             yield key, value, known
 

@@ -6,6 +6,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from net.model_arguments import ModelArgs
 from net.normalisation import InputConversion
 from net.option_names import ARGUMENTS, OptionNames
 from net.tiling import (
@@ -144,7 +145,7 @@ def build_deit_cam(
     num_passes: int = 3,
     init: str = "pretrained",
     weights: str | None = None,
-    model_args: dict | None = None,
+    model_args: ModelArgs = None,
     names: OptionNames = ARGUMENTS,
 ) -> DeitCam:
     """Build the transformer branch; see `net.vit.build_vit` for the arguments and errors."""

@@ -28,7 +28,7 @@ from step.plan import (
 )
 from step.run import Run
 
-_CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random")
+_CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random", arguments="--cnn_args")
 _VIT_OPTIONS = OptionNames(
     "--vit",
     "--vit_weights",
@@ -38,7 +38,9 @@ _VIT_OPTIONS = OptionNames(
     "--tile_stride",
     "--cam_crop_size",
 )
-_IRN_OPTIONS = OptionNames(weights="--irn_backbone_weights", random="--init random")
+_IRN_OPTIONS = OptionNames(
+    weights="--irn_backbone_weights", random="--init random", arguments="--irn_backbone_args"
+)
 
 
 def build_cnn(run: Run, trained: bool = False) -> CnnCam:
@@ -49,6 +51,7 @@ def build_cnn(run: Run, trained: bool = False) -> CnnCam:
         run.num_classes,
         "random" if trained else options.init,
         None if trained else options.cnn_weights,
+        options.cnn_args,
         options.cnn_frozen_stages,
         options.fixed_batchnorm,
         _CNN_OPTIONS,
@@ -76,7 +79,9 @@ def build_irn(run: Run, trained: bool = False) -> IRNet:
     options, weights = run.options, run.options.irn_backbone_weights
     of_cam = weights == CAM_BACKBONE
     init, local = ("random", None) if trained or of_cam else (options.init, weights)
-    backbone = build_backbone(options.irn_backbone, init, local, _IRN_OPTIONS)
+    backbone = build_backbone(
+        options.irn_backbone, init, local, options.irn_backbone_args, _IRN_OPTIONS
+    )
     if of_cam and not trained:
         require_input("cam_weights_name", run)
         state = from_published(state_dict_of(load_checkpoint(options.cam_weights_name)), "cnn")

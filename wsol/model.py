@@ -31,7 +31,7 @@ _RANDOM = "MODEL.INIT random"
 _VIT_KEYS = OptionNames(
     "MODEL.ARCH", "MODEL.VIT_WEIGHTS", _RANDOM, "MODEL.VIT_ARGS", "DATA.CROP_SIZE"
 )
-_CNN_KEYS = OptionNames(weights="MODEL.CNN_WEIGHTS", random=_RANDOM)
+_CNN_KEYS = OptionNames(weights="MODEL.CNN_WEIGHTS", random=_RANDOM, arguments="MODEL.CNN_ARGS")
 
 
 class TsCam(nn.Module):
@@ -212,6 +212,7 @@ def build_cnn(config: Config, init: str | None = None) -> CnnCam:
         config.DATA.NUM_CLASSES,
         init or model.INIT,
         weights,
+        model.CNN_ARGS,
         model.CNN_FROZEN_STAGES,
         model.FIXED_BATCHNORM,
         _CNN_KEYS,
