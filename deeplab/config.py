@@ -10,7 +10,7 @@ Nothing here imports torch, so that the command line answers at once.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from misc.arguments import LARGEST_SEED
 from misc.config import bounded, group, load_config, positive, setting, tree_of
@@ -125,6 +125,8 @@ class Model:
     # DeepLabV2_Backbone_MSC: the same head on any CNN of torchvision or timm (ours)
     NAME: Literal["DeepLabV2_ResNet101_MSC", "DeepLabV2_Backbone_MSC"] = "DeepLabV2_ResNet101_MSC"
     BACKBONE: str | None = None  # name of that CNN, such as resnet18 (ours)
+    # its arguments, such as channels: [32, 64, 128, 256] (ours)
+    BACKBONE_ARGS: dict[str, Any] = setting({}, unrecorded={})
     N_BLOCKS: tuple[int, ...] = (3, 4, 23, 3)  # residual blocks per stage of the ResNet
     ATROUS_RATES: tuple[int, ...] = (6, 12, 18, 24)  # dilations of the 3x3 classifiers
     # imagenet: no pixel label was ever seen; none: random; or a file, such as the published
@@ -410,6 +412,11 @@ def _model_inconsistencies(model: Model) -> Iterator[str]:
     if model.NAME == RESNET101 and model.BACKBONE is not None:
         yield (
             f"MODEL.BACKBONE is {model.BACKBONE!r}, which {RESNET101} does not use; set "
+            f"MODEL.NAME={BACKBONE} or leave it out."
+        )
+    if model.NAME == RESNET101 and model.BACKBONE_ARGS:
+        yield (
+            f"MODEL.BACKBONE_ARGS is {model.BACKBONE_ARGS}, which {RESNET101} does not use; set "
             f"MODEL.NAME={BACKBONE} or leave it out."
         )
     if model.INIT_WEIGHTS is not None and model.INIT_MODEL != IMAGENET:

@@ -13,18 +13,30 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from deeplab.config import IMAGENET, NO_INIT, Config
-from deeplab.model import ASPP, BackboneDeepLab, DeepLab, MultiScale, imagenet_normalisation
+from deeplab.model import (
+    ASPP,
+    BACKBONE_KEYS,
+    BackboneDeepLab,
+    DeepLab,
+    MultiScale,
+    imagenet_normalisation,
+)
 from misc.checkpoint import StateDict, load_checkpoint, state_dict_of
 from misc.errors import UserError
 from misc.files import sha256_file
 from misc.progress import log
 from misc.provenance import read_record
-from net.backbone import ResNetBackbone, build_backbone, calibrate_batchnorm, load_backbone
-from net.option_names import OptionNames
+from net.backbone import (
+    Backbone,
+    ResNetBackbone,
+    build_backbone,
+    calibrate_batchnorm,
+    load_backbone,
+)
 from net.pretrained import Allowed, load_strictly, load_weights, torchvision_file
 from net.published_keys import from_published, torchvision_to_deeplab
 
-_INIT_KEY, _WEIGHTS_KEY = "MODEL.INIT_MODEL", "MODEL.INIT_WEIGHTS"
+_INIT_KEY = "MODEL.INIT_MODEL"
 _RESNETS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
 _BACKBONE = "backbone."
 _CONVOLUTION_DIMENSIONS = 4  # of a weight
@@ -33,7 +45,6 @@ _NAMES_SHOWN = 20
 _CLASSIFIERS = (ASPP, "fc.")
 _REMEDY = f"give a file of this network (MODEL.NAME, N_BLOCKS, BACKBONE) or another {_INIT_KEY}"
 _ALLOWED = Allowed(_CLASSIFIERS, other_parts=True, optional=(ASPP,), least_share=0.9)
-_NAMES = OptionNames(weights=f"{_WEIGHTS_KEY}=FILE", random=f"{_INIT_KEY}={NO_INIT}")
 
 _MEANINGS: dict[bool | None, str] = {
     False: "trained by run_sample.py with image labels only: no pixel label was ever seen before "
@@ -127,7 +138,7 @@ def _open_branches(model: MultiScale) -> None:
 def _from_imagenet(base: DeepLab, config: Config) -> InitReport:
     """ImageNet weights, downloaded or from MODEL.INIT_WEIGHTS."""
     name, path = _backbone_name(config), config.MODEL.INIT_WEIGHTS
-    backbone = build_backbone(name, weights=None if path is None else str(path), names=_NAMES)
+    backbone = _build(name, config, weights=None if path is None else str(path))
     published = torchvision_file(name) if isinstance(backbone, ResNetBackbone) else None
     file = path or (published and published.cached)
     sha256 = file and sha256_file(file)
@@ -169,6 +180,12 @@ def _classifies_pixels(state: StateDict) -> bool:
     return by_convolution or any(key.startswith(ASPP) for key in state)
 
 
+def _build(name: str, config: Config, **weights: str | None) -> Backbone:
+    """The configured CNN, with weights as `build_backbone` takes them."""
+    arguments = config.MODEL.BACKBONE_ARGS
+    return build_backbone(name, **weights, model_args=arguments, names=BACKBONE_KEYS)
+
+
 def _backbone_name(config: Config) -> str:
     """Name of the configured CNN in torchvision or timm."""
     model = config.MODEL
@@ -197,10 +214,10 @@ def _read(base: DeepLab, path: Path, config: Config) -> StateDict:
         return state
     name = _backbone_name(config)
     if any(key.startswith(_BACKBONE) for key in state):
-        backbone = build_backbone(name, init="random")
+        backbone = _build(name, config, init="random")
         load_backbone(backbone, state, path)
     else:
-        backbone = build_backbone(name, weights=str(path))
+        backbone = _build(name, config, weights=str(path))
     return _in_keys_of(base, backbone.state_dict(), config)
 
 

@@ -42,6 +42,7 @@ from voc12.lists import IdList, some_of
 
 REDO = "--overwrite"
 
+_ARGS = "MODEL.BACKBONE_ARGS"
 _MEAN = "IMAGE.MEAN."  # which only the official picture of the CRF depends on
 _CRC_SUFFIX = ".crc"
 _UNKNOWN = "unknown: there is no record beside these weights"
@@ -89,10 +90,11 @@ def require_same_network(config: Config, model_path: Path) -> None:
     recorded = read_record(model_path)
     if recorded is None or recorded.step != TRAIN:
         return
-    now, then = logits(config, "").content()["arguments"], recorded.content()["arguments"]
+    empty = {_ARGS: {}}  # which records leave out
+    now, then = ({**empty, **r.content()["arguments"]} for r in (logits(config, ""), recorded))
     differences = [
         f"{key} is {json.dumps(now[key])} now and was {json.dumps(then[key])}"
-        for key in identifying(config, TEST)
+        for key in {**identifying(config, TEST), **empty}
         if key in then and then[key] != now[key]
     ]
     names = then.get("classes", now["classes"])

@@ -20,9 +20,17 @@ from deeplab.config import RESNET101, Config
 from misc.distributed import all_reduce_sum, world_size
 from misc.transforms import IMAGENET_MEAN, IMAGENET_STD, NEAREST, resize
 from net.backbone import Backbone, build_backbone
+from net.option_names import OptionNames
 
 SCALES = (0.5, 0.75)
 ASPP = "aspp."  # state-dict keys of the classifier start with this
+
+BACKBONE_KEYS = OptionNames(
+    weights="MODEL.INIT_WEIGHTS=FILE",
+    random="MODEL.INIT_MODEL=none",
+    arguments="MODEL.BACKBONE_ARGS",
+)
+"""What messages call the settings of the CNN."""
 
 _STEM_CHANNELS = 64
 _BOTTLENECK = 4  # output channels of a block over those of its 3x3 convolution
@@ -317,7 +325,9 @@ def build_model(config: Config) -> MultiScale:
     model, n_classes = config.MODEL, config.DATASET.N_CLASSES
     if model.NAME == RESNET101:
         return MultiScale(DeepLabV2(n_classes, model.N_BLOCKS, model.ATROUS_RATES))
-    backbone = build_backbone(model.BACKBONE, init="random")
+    backbone = build_backbone(
+        model.BACKBONE, init="random", model_args=model.BACKBONE_ARGS, names=BACKBONE_KEYS
+    )
     mean_bgr = config.IMAGE.MEAN.bgr
     return MultiScale(BackboneDeepLab(backbone, n_classes, model.ATROUS_RATES, mean_bgr))
 

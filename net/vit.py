@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from misc.errors import UserError
+from net.model_arguments import ModelArgs, described, explained, require_free
 from net.option_names import ARGUMENTS, OptionNames
 from net.pretrained import require_timm_name
 from net.vit_weights import load_initial
@@ -26,18 +27,6 @@ Vit = VisionTransformer | Eva
 
 _MODULES = ("vision_transformer", "eva", "deit")  # of timm, where both classes are built
 _ATTENTIONS = (Attention, AttentionRope, EvaAttention)  # softmax(q k^T) over all tokens
-_SET_ELSEWHERE = ("img_size", "num_classes", "in_chans", "pretrained", "pretrained_cfg")
-_LONGEST_REASON = 200  # characters of what timm and torch say
-# what timm and torch raise for arguments that they do not know or cannot use
-_BUILD_ERRORS = (
-    TypeError,
-    ValueError,
-    AssertionError,
-    AttributeError,
-    RuntimeError,
-    LookupError,
-    ArithmeticError,
-)
 
 
 def build_vit(
@@ -45,7 +34,7 @@ def build_vit(
     image_size: int,
     init: str = "pretrained",
     weights: str | None = None,
-    model_args: dict[str, Any] | None = None,
+    model_args: ModelArgs = None,
     names: OptionNames = ARGUMENTS,
 ) -> Vit:
     """Build a timm plain ViT without its classifier, for square inputs of `image_size` pixels.
@@ -72,7 +61,7 @@ def build_vit(
 def bare_vit(
     name: str,
     image_size: int,
-    model_args: dict[str, Any] | None = None,
+    model_args: ModelArgs = None,
     names: OptionNames = ARGUMENTS,
 ) -> Vit:
     """Build the network of `build_vit` with random weights.
@@ -84,17 +73,11 @@ def bare_vit(
     asked = names.asked(name)
     if name.split(".")[0] not in timm.list_models(module=_MODULES):
         raise _not_plain(asked, "it is neither a VisionTransformer nor an Eva of timm")
-    model_args = model_args or {}
-    if fixed := [key for key in _SET_ELSEWHERE if key in model_args]:
-        raise UserError(
-            f"{asked} cannot be built with {fixed[0]}={model_args[fixed[0]]}: sizes, classes "
-            "and weights have options of their own; leave it out."
-        )
-    options = dict(model_args, num_classes=0, img_size=image_size)
-    given = ",".join(f"{key}={value}" for key, value in model_args.items())
-    built = f"{asked} with {names.arguments} {given}" if given else asked
-    with _explained(built, image_size):
-        vit = timm.create_model(name, **options)
+    require_free(asked, model_args)
+    built = described(asked, model_args, names)
+    failed = f"{built} cannot be built for {image_size} px tiles"
+    with explained(failed):
+        vit = timm.create_model(name, **model_args or {}, num_classes=0, img_size=image_size)
     _require_plain(vit, asked)
     if vit.attn_pool is not None:  # a classifier's, which nothing here would train
         vit.reset_classifier(0, "token")
@@ -103,19 +86,9 @@ def bare_vit(
     _require_whole_patches(vit, name, image_size, names)
     if not len(vit.blocks):
         raise UserError(f"{built} has no transformer block; give a depth of at least 1.")
-    with _explained(built, image_size):
+    with explained(failed):
         _try_first_block(vit, image_size)
     return vit
-
-
-@contextmanager
-def _explained(built: str, image_size: int) -> Iterator[None]:
-    """One sentence for arguments that timm or torch cannot use."""
-    try:
-        yield
-    except _BUILD_ERRORS as error:
-        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-        raise UserError(f"{built} cannot be built for {image_size} px tiles: {reason}.") from None
 
 
 def _require_whole_patches(vit: Vit, name: str, image_size: int, names: OptionNames) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from timm.models import eva, vision_transformer
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from misc.checkpoint import load_checkpoint, state_dict_of
 from misc.errors import UserError
+from net.model_arguments import ModelArgs
 from net.option_names import ARGUMENTS, OptionNames
 from net.pretrained import DEIT_SMALL, Allowed, fetch, fetch_timm, load_strictly
 
@@ -30,7 +30,7 @@ def load_initial(
     name: str,
     init: str = "pretrained",
     weights: str | None = None,
-    model_args: Mapping[str, Any] | None = None,
+    model_args: ModelArgs = None,
     names: OptionNames = ARGUMENTS,
 ) -> None:
     """Give a network its first weights; its random ones stay with `init` random and no file.
@@ -40,7 +40,7 @@ def load_initial(
         name: its timm name; the tag chooses the published file.
         init: `pretrained` or `random`.
         weights: a local file instead of the published one, in timm's layout or in one that timm
-            converts (DeiT III, DINOv2, DINOv3, EVA-02, ..).
+            converts (DeiT III, DINOv2, DINOv3, EVA-02, ..), in any floating-point type.
         model_args: what the network was built with; a `patch_size` allows to resize the patches.
         names: of the options, for messages.
 
@@ -59,6 +59,7 @@ def load_initial(
         state, source = fetch(DEIT_SMALL, names), DEIT_SMALL.cached
     else:
         state, source = fetch_timm(name, names)
+    state = {key: v.float() if v.is_floating_point() else v for key, v in state.items()}
     if "patch_size" not in (model_args or {}):
         _require_patches(vit, name, state, source, names)
     _require_used_biases(vit, name, state, source)

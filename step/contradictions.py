@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import combinations, permutations
 from pathlib import Path
 
+from misc.arguments import keyword_text
 from misc.errors import UserError
 from net.strides import GRID_STRIDE, OUTPUT_STRIDE
 from step.options import CAM_BACKBONE, Options
@@ -91,10 +92,18 @@ def _irn_crop(options: Options) -> Iterator[str]:
 
 
 def _other_backbone(options: Options) -> Iterator[str]:
-    if options.irn_backbone_weights == CAM_BACKBONE and options.irn_backbone != options.cnn:
+    if options.irn_backbone_weights != CAM_BACKBONE:
+        return
+    if options.irn_backbone != options.cnn:
         yield (
             f"--irn_backbone_weights {CAM_BACKBONE} needs the same network in both places, but "
             f"--irn_backbone is {options.irn_backbone} and --cnn is {options.cnn}."
+        )
+    elif options.irn_backbone_args != options.cnn_args:
+        cnn, irn = (keyword_text(a) for a in (options.cnn_args, options.irn_backbone_args))
+        yield (
+            f"--irn_backbone_weights {CAM_BACKBONE} needs the same network in both places, but "
+            f"--irn_backbone_args is {irn or 'empty'} and --cnn_args is {cnn or 'empty'}."
         )
 
 

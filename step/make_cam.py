@@ -89,16 +89,29 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def infer(
-    run: Run, ids: Sequence[str], keys: Mapping[str, np.ndarray], device: torch.device
+    run: Run,
+    ids: Sequence[str],
+    keys: Mapping[str, np.ndarray],
+    device: torch.device,
+    description: str = STEP,
+    use_attention: bool = True,
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Id, cam and high_res of every picture, see `picture_cams`.
+
+    Args:
+        run: the run.
+        ids: of the pictures.
+        keys: (K,) class indices from 0 of every picture, by id.
+        device: where the branches run.
+        description: text before the bar.
+        use_attention: see `net.deit_cam.DeitCam`.
 
     Raises:
         UserError: the CAMs of a picture are not finite.
     """
-    options, branches = run.options, load_branches(run, device)
+    options, branches = run.options, load_branches(run, device, use_attention)
     dataset = MultiScaleDataset(run.source.devkit, ids, options.cam_scales)
-    for item in progress(eval_loader(dataset, None, options.num_workers), STEP):
+    for item in progress(eval_loader(dataset, None, options.num_workers), description):
         images, name = [image.to(device) for image in item["images"]], item["name"]
         with autocast(device, options.precision):
             cam, high_res = picture_cams(

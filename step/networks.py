@@ -28,7 +28,7 @@ from step.plan import (
 )
 from step.run import Run
 
-_CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random")
+_CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random", arguments="--cnn_args")
 _VIT_OPTIONS = OptionNames(
     "--vit",
     "--vit_weights",
@@ -38,7 +38,9 @@ _VIT_OPTIONS = OptionNames(
     "--tile_stride",
     "--cam_crop_size",
 )
-_IRN_OPTIONS = OptionNames(weights="--irn_backbone_weights", random="--init random")
+_IRN_OPTIONS = OptionNames(
+    weights="--irn_backbone_weights", random="--init random", arguments="--irn_backbone_args"
+)
 
 
 def build_cnn(run: Run, trained: bool = False) -> CnnCam:
@@ -49,6 +51,7 @@ def build_cnn(run: Run, trained: bool = False) -> CnnCam:
         run.num_classes,
         "random" if trained else options.init,
         None if trained else options.cnn_weights,
+        options.cnn_args,
         options.cnn_frozen_stages,
         options.fixed_batchnorm,
         _CNN_OPTIONS,
@@ -76,7 +79,9 @@ def build_irn(run: Run, trained: bool = False) -> IRNet:
     options, weights = run.options, run.options.irn_backbone_weights
     of_cam = weights == CAM_BACKBONE
     init, local = ("random", None) if trained or of_cam else (options.init, weights)
-    backbone = build_backbone(options.irn_backbone, init, local, _IRN_OPTIONS)
+    backbone = build_backbone(
+        options.irn_backbone, init, local, options.irn_backbone_args, _IRN_OPTIONS
+    )
     if of_cam and not trained:
         require_input("cam_weights_name", run)
         state = from_published(state_dict_of(load_checkpoint(options.cam_weights_name)), "cnn")
@@ -84,8 +89,16 @@ def build_irn(run: Run, trained: bool = False) -> IRNet:
     return IRNet(backbone)
 
 
-def load_branches(run: Run, device: torch.device) -> list[CnnCam | DeitCam]:
-    """The branches that the fusion of the CAMs needs, with their trained weights."""
+def load_branches(
+    run: Run, device: torch.device, use_attention: bool = True
+) -> list[CnnCam | DeitCam]:
+    """The branches that the fusion of the CAMs needs, with their trained weights.
+
+    Args:
+        run: the run.
+        device: where they will run.
+        use_attention: see `net.deit_cam.DeitCam`.
+    """
     branches: list[CnnCam | DeitCam] = []
     if uses_cnn(run.options):
         cnn = build_cnn(run, trained=True)
@@ -94,6 +107,7 @@ def load_branches(run: Run, device: torch.device) -> list[CnnCam | DeitCam]:
     if uses_transformer(run.options):
         deit = build_deit(run, trained=True)
         load_weights(deit, run.options.deit_weights_name, "transformer")
+        deit.use_attention = use_attention
         branches.append(deit)
     return [branch.to(device).eval() for branch in branches]
 

@@ -1,8 +1,10 @@
 """Which training of DeepLab the pseudo masks of a run are enough for, as a command to copy."""
 
+import json
 import shlex
 from pathlib import Path
 
+from misc.config import plain
 from misc.errors import UserError
 from step.options import selected_steps
 from step.plan import is_imported
@@ -41,6 +43,8 @@ def deeplab_command(run: Run) -> str:
         trained = options.cam_weights_name.is_file() or "train_cam" in selected_steps(options)
         usable = trained and not is_imported(options.cam_out_dir)
         values["MODEL.INIT_MODEL"] = options.cam_weights_name if usable else "none"
+        if usable and options.cnn_args:
+            values["MODEL.BACKBONE_ARGS"] = json.dumps(plain(options.cnn_args))
     if _missing_of_paper(run) != 0:
         pictures = source.id_list(options.infer_list)
         own_file = pictures.source == options.infer_list

@@ -103,6 +103,11 @@ def _other(default: Any, help: str, *aliases: str, **more: Any) -> Any:
     return _value(default, (), help, *aliases, **more)
 
 
+def _arguments(affects: tuple[str, ...], help: str) -> Any:
+    """Of a network; records, which are older than these options, leave them out where empty."""
+    return _value({}, affects, help, unrecorded={})
+
+
 def _count(default: int, affects: tuple[str, ...], help: str, **more: Any) -> Any:
     return bounded(default, 1, affects=affects, help=help, **more)
 
@@ -237,6 +242,10 @@ class Options:
         "--cam_network_branch1",
         _IRN_OPTION,
     )
+    cnn_args: dict[str, Any] = _arguments(
+        (*_TRAIN_CAM, CAM_CNN),
+        "arguments for timm or torchvision, such as channels=(32,64,128,256),stem_width=16",
+    )
     cnn_weights: str | None = _other(None, "local ImageNet weights of the CNN")
     cnn_frozen_stages: int = bounded(
         3,
@@ -282,6 +291,9 @@ class Options:
         (*_TRAIN_IRN, *_WALKS, EDGES),
         "torchvision ResNet or timm CNN (NAME or NAME.TAG)",
         "--irn_network",
+    )
+    irn_backbone_args: dict[str, Any] = _arguments(
+        (*_TRAIN_IRN, *_WALKS, EDGES), "its arguments, as --cnn_args"
     )
     irn_backbone_weights: str | None = _other(
         None, "local weights of the frozen backbone, or 'cam' for those of the trained CNN branch"

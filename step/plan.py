@@ -341,6 +341,21 @@ def require_input(name: str, run: Run) -> None:
         check_record(target, OUTPUTS[name].record(run), force)
 
 
+def is_made_as_now(name: str, run: Run) -> bool:
+    """Whether an output is there and its record says that the current arguments made it.
+
+    Args:
+        name: of the option.
+        run: the run.
+
+    Raises:
+        UserError: what would make it now is not there, such as a list; or a record is damaged.
+    """
+    output = OUTPUTS[name]
+    recorded = read_record(output.path(run)) if output.path(run).exists() else None
+    return recorded is not None and not output.record(run).differences(recorded)
+
+
 def is_imported(folder: Path) -> bool:
     """Whether CAMs are those of another method."""
     recorded = read_record(folder)

@@ -19,7 +19,7 @@ from net.resnet_cam import CnnCam, build_cnn_cam
 
 NUM_CLASSES = 20
 # what messages of run_sample.py call the settings of its networks
-CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random")
+CNN_OPTIONS = OptionNames(weights="--cnn_weights", random="--init random", arguments="--cnn_args")
 VIT_OPTIONS = OptionNames(
     "--vit",
     "--vit_weights",

@@ -64,6 +64,8 @@ class Model:
     VIT_WEIGHTS: Path | None = setting(None, affects=())
     CNN_WEIGHTS: Path | None = setting(None, affects=())  # likewise of the CNN (ours)
     VIT_ARGS: dict[str, Any] = setting({})  # for timm, such as depth: 4 (ours)
+    # likewise of the CNN, such as channels: [32, 64, 128, 256] (ours)
+    CNN_ARGS: dict[str, Any] = setting({}, unrecorded={})
     DROP_PATH: float = bounded(0.1, 0, 0.99)  # of the transformer in training (ours)
     CNN_FROZEN_STAGES: int = bounded(3, 0, 5)  # not trained, from the stem on; 3: to layer2 (ours)
     FIXED_BATCHNORM: bool = True  # batch norm uses its running statistics in training (ours)

@@ -29,9 +29,9 @@ from wsol.model import Networks, load_networks, localise, views
 from wsol.pictures import BILINEAR, NO_SCALED_BOX, Picture
 from wsol.source import open_pictures, whole_pictures
 
-PHOTO, CNN_CAM = "true red, found green", "CNN CAM"
-ATTENTION, FUSED = "attention", "fused CAM"
-COLUMNS = (PHOTO, CNN_CAM, ATTENTION, FUSED)
+PHOTO, ATTENTION = "true red, found green", "attention"
+CNN, TRANSFORMER, FUSED = "CNN", "transformer", "CRT: maps x attention"
+COLUMNS = (PHOTO, ATTENTION, CNN, TRANSFORMER, FUSED)
 TRUE_COLOUR, ESTIMATED_COLOUR = (255, 0, 0), (0, 255, 0)  # red and green, as published
 _JPEG_QUALITY = 92
 _HEAT_MAX = 255
@@ -126,7 +126,8 @@ def _row(
     photo = square_photo(picture.path, config.DATA.CROP_SIZE)
     maps, _ = views(networks, images, label)
     cells = {PHOTO: with_boxes(photo, truth, estimated)}
-    for title, one in ((CNN_CAM, maps.cnn), (ATTENTION, maps.attention), (FUSED, maps.fused)):
+    shown = (maps.attention, maps.cnn, maps.class_map, maps.fused)
+    for title, one in zip((ATTENTION, CNN, TRANSFORMER, FUSED), shown, strict=True):
         if one is not None:
             cells[title] = with_heat(photo, _array(one))
     best = names[int(logits.argmax())] if int(logits.argmax()) < len(names) else "unknown class"

@@ -31,7 +31,7 @@ _RANDOM = "MODEL.INIT random"
 _VIT_KEYS = OptionNames(
     "MODEL.ARCH", "MODEL.VIT_WEIGHTS", _RANDOM, "MODEL.VIT_ARGS", "DATA.CROP_SIZE"
 )
-_CNN_KEYS = OptionNames(weights="MODEL.CNN_WEIGHTS", random=_RANDOM)
+_CNN_KEYS = OptionNames(weights="MODEL.CNN_WEIGHTS", random=_RANDOM, arguments="MODEL.CNN_ARGS")
 
 
 class TsCam(nn.Module):
@@ -123,6 +123,7 @@ class Views(NamedTuple):
     """The maps of one class per picture (B, h, w) that a figure shows, as far as there are any."""
 
     cnn: Tensor | None
+    class_map: Tensor | None
     attention: Tensor | None
     fused: Tensor | None
 
@@ -130,7 +131,7 @@ class Views(NamedTuple):
 @torch.no_grad()
 def views(networks: Networks, images: Tensor, classes: Tensor) -> tuple[Views, dict[str, Tensor]]:
     """Maps of the classes (B,) in images (B, 3, S, S), and logits (B, C) by network."""
-    cnn = attention = fused = None
+    cnn = class_map = attention = fused = None
     logits = {}
     if networks.cnn is not None:
         maps = networks.cnn(images).float()
@@ -139,9 +140,10 @@ def views(networks: Networks, images: Tensor, classes: Tensor) -> tuple[Views, d
     if networks.transformer is not None:
         maps, rows = networks.transformer.maps_and_attention(images)
         logits[TRANSFORMER] = logits_of(maps)
+        class_map = pick_classes(maps.float(), classes).relu()
         attention = rows[:, 0].float()
-        fused = (attention * pick_classes(maps.float(), classes)).relu()
-    return Views(cnn, attention, fused), logits
+        fused = attention * class_map
+    return Views(cnn, class_map, attention, fused), logits
 
 
 def localise(
@@ -210,6 +212,7 @@ def build_cnn(config: Config, init: str | None = None) -> CnnCam:
         config.DATA.NUM_CLASSES,
         init or model.INIT,
         weights,
+        model.CNN_ARGS,
         model.CNN_FROZEN_STAGES,
         model.FIXED_BATCHNORM,
         _CNN_KEYS,

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from misc.config import plain
-from misc.provenance import read_record
 from misc.threads import one_thread_each
 from step.ablation.rows import Row, changes_of
 from step.command_line import parse_args
 from step.options import Options
-from step.plan import STEPS
+from step.plan import STEPS, is_made_as_now
 from step.report import identity, read_metrics
 from step.run import prepare_data
 from step.scoring import SCORING_STEPS
@@ -172,10 +171,9 @@ def is_finished(run: RowRun) -> bool:
     if not set(run.steps) <= metrics.get("identities", {}).keys():
         return False
     now = prepare_data(run.options)
-    for output in (output for step in run.owners for output in STEPS[step].writes):
-        recorded = read_record(output.path(now))
-        if recorded is None or output.record(now).differences(recorded):
-            return False
+    outputs = [output.name for step in run.owners for output in STEPS[step].writes]
+    if not all(is_made_as_now(name, now) for name in outputs):
+        return False
     return all(metrics["identities"][step] == identity(now, step) for step in run.steps)
 
 

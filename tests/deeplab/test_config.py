@@ -157,6 +157,7 @@ def test_missing_class_names(tree: Path) -> None:
         (["MODEL.ATROUS_RATES=0"], "MODEL.ATROUS_RATES is [0]"),
         (["MODEL.NAME=DeepLabV2_Backbone_MSC"], "MODEL.BACKBONE is not set"),
         (["MODEL.BACKBONE=resnet18"], "MODEL.BACKBONE is 'resnet18'"),
+        (["MODEL.BACKBONE_ARGS.depth=1"], "MODEL.BACKBONE_ARGS is {'depth': 1}, which"),
         (["MODEL.INIT_MODEL=none", "MODEL.INIT_WEIGHTS=a.pth"], "MODEL.INIT_WEIGHTS is"),
         (["EXP.ID=a/b"], "EXP.ID is 'a/b'"),
         (["MODEL.NAME=DeepLabV3"], "MODEL.NAME is 'DeepLabV3'; expected one of"),

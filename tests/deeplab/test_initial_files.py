@@ -5,6 +5,7 @@ from pathlib import Path
 
 import published
 import pytest
+import timm
 import torch
 import torchvision
 from deeplab_weights import (
@@ -21,7 +22,9 @@ from deeplab_weights import (
 )
 from published_deeplab import RESNET101 as WHOLE
 from published_deeplab import coco_state, final_state
+from safetensors.torch import save_file
 
+from deeplab.config import IMAGENET
 from deeplab.model import ASPP, DeepLabV2, MultiScale
 from misc.checkpoint import StateDict, save_checkpoint
 from misc.errors import UserError
@@ -179,6 +182,37 @@ def test_weights_of_the_cnn_branch(tmp_path: Path, name: str, official: bool) ->
     assert torch.equal(modules[inner].weight, state["backbone.layer2.0.conv2.weight"])
     assert len(report.missing) == ASPP_TENSORS
     assert report.pixel_labels is None
+
+
+def test_weights_of_a_cnn_branch_with_arguments(tmp_path: Path) -> None:
+    narrow = {"channels": (32, 64, 128, 256), "stem_width": 16}
+    branch = vary_norms(build_cnn_cam("resnet10t", 20, "random", None, narrow))
+    state = branch.state_dict()
+    save_checkpoint(tmp_path / "w.pth", state)
+    net, report = start(tmp_path / "w.pth", BACKBONE="resnet10t", BACKBONE_ARGS=narrow)
+    assert len(report.missing) == ASPP_TENSORS
+    for key, value in net.base.backbone.state_dict().items():
+        assert torch.equal(value, state[f"backbone.{key}"]), key
+    with pytest.raises(UserError, match=r"w\.pth does not fit this network"):
+        start(tmp_path / "w.pth", BACKBONE="resnet10t")
+    told = r"resnet10t with MODEL\.BACKBONE_ARGS a=1 cannot be built: .*'a'\."
+    with pytest.raises(UserError, match=told):
+        start(tmp_path / "w.pth", BACKBONE="resnet10t", BACKBONE_ARGS={"a": 1})
+
+
+@pytest.mark.parametrize("is_init_model", [True, False])
+def test_imagenet_weights_of_a_backbone_with_arguments(tmp_path: Path, is_init_model: bool) -> None:
+    narrow = {"channels": (32, 64, 128, 256), "stem_width": 16}
+    state = timm.create_model("resnet10t", **narrow).state_dict()
+    half = {k: v.half() for k, v in state.items() if v.is_floating_point() and "fc." not in k}
+    save_file(half, tmp_path / "w.safetensors")
+    keys = {"BACKBONE": "resnet10t", "BACKBONE_ARGS": narrow}
+    where = tmp_path / "w.safetensors"
+    net, _ = start(where, **keys) if is_init_model else start(IMAGENET, INIT_WEIGHTS=where, **keys)
+    own = net.base.backbone.features.state_dict()
+    assert len(half) > 50
+    for key, value in half.items():
+        assert torch.equal(own[key], value.float()), key
 
 
 def test_weights_of_the_pipeline_saw_no_pixel_labels(tmp_path: Path) -> None:

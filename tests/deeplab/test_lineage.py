@@ -92,10 +92,10 @@ def test_logits_follow_from_network_and_input() -> None:
 
 def test_refined_predictions_follow_from_the_crf_and_its_picture() -> None:
     source = Record("test", {}, {"model": "abc"})
-    for config, arguments in {
-        Config(): REFINEMENT,
-        _official(Config()): REFINEMENT | INPUT | {"CRF.IMAGE": "official"},
-    }.items():
+    for config, arguments in (
+        (Config(), REFINEMENT),
+        (_official(Config()), REFINEMENT | INPUT | {"CRF.IMAGE": "official"}),
+    ):
         content = lineage.refinement(config, source).content()
         assert (content["step"], content["arguments"]) == ("crf", arguments)
         assert content["inputs"] == {"logits": source.fingerprint}
@@ -113,7 +113,34 @@ def test_label_maps_of_any_pictures_follow_from_their_size_as_well(crf: bool) ->
 
 
 def test_every_key_is_in_a_record_or_known_to_be_in_none() -> None:
-    assert set(flatten(Config())) == {*TRAINING, *REFINEMENT, "IMAGE.SIZE.TEST", *IN_NO_RECORD}
+    others = {"IMAGE.SIZE.TEST", "MODEL.BACKBONE_ARGS"}
+    assert set(flatten(Config())) == {*TRAINING, *REFINEMENT, *others, *IN_NO_RECORD}
+
+
+def _narrow(config: Config) -> Config:
+    model = replace(config.MODEL, BACKBONE_ARGS={"channels": (32, 64)})
+    return replace(config, MODEL=model)
+
+
+def test_arguments_of_the_backbone_are_in_records_where_there_are_any() -> None:
+    content = lineage.logits(_narrow(Config()), "abc").content()
+    given = {"MODEL.BACKBONE_ARGS": {"channels": [32, 64]}}
+    assert content["arguments"] == NETWORK | INPUT | CLASSES | given
+
+
+def test_weights_fit_the_arguments_that_they_were_trained_with(tmp_path: Path) -> None:
+    plain, narrow = _config(tmp_path), _narrow(_config(tmp_path))
+    weights = tmp_path / "w.pth"
+    for trained, now, differs in (
+        (plain, narrow, 'is {"channels": [32, 64]} now and was {}'),
+        (narrow, plain, 'is {} now and was {"channels": [32, 64]}'),
+    ):
+        write_record(weights, lineage.training(trained, PICTURES))
+        weights.write_bytes(b"weights")
+        lineage.require_same_network(trained, weights)
+        with pytest.raises(UserError) as caught:
+            lineage.require_same_network(now, weights)
+        assert f"MODEL.BACKBONE_ARGS {differs}." in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,14 @@ from typing import Any, Literal
 
 import pytest
 
-from misc.arguments import HelpFormatter, add_options, number, value_type
+from misc.arguments import (
+    HelpFormatter,
+    add_options,
+    keyword_arguments,
+    keyword_text,
+    number,
+    value_type,
+)
 from misc.config import bounded, positive, setting
 
 
@@ -38,6 +45,37 @@ def build() -> argparse.ArgumentParser:
 
 def parse(*words: str) -> Schema:
     return Schema(**vars(build().parse_args(words)))
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (
+            "channels=(32,64,128,256),stem_width=16",
+            {"channels": (32, 64, 128, 256), "stem_width": 16},
+        ),
+        ("a=(1, 2.5), b=[3,(4,None)],c=('x',),", {"a": (1, 2.5), "b": [3, (4, None)], "c": ("x",)}),
+        ("a=1,,act_layer=gelu,b=1e-3,a=2", {"a": 2, "act_layer": "gelu", "b": 1e-3}),
+        ("", {}),
+    ],
+)
+def test_keyword_arguments_may_be_lists(text: str, values: dict[str, Any]) -> None:
+    assert keyword_arguments(text) == values
+    assert keyword_arguments(keyword_text(values)) == values
+
+
+def test_keyword_arguments_are_told_as_they_are_typed() -> None:
+    values = {"channels": (32, 64), "one": (1,), "act_layer": "gelu", "bias": False}
+    assert keyword_text(values) == "channels=(32,64),one=(1,),act_layer=gelu,bias=False"
+
+
+@pytest.mark.parametrize(
+    "part", ["a=(1,2", "a=(1)", "a=(1j,)", "a=(gelu,x)", "a=[b'x']", "a=(f(),)"]
+)
+def test_lists_that_are_none_are_refused(part: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        keyword_arguments(f"b=(1,2),{part}")
+    assert str(caught.value) == f"{part} is not KEY=(NUMBER,NUMBER,..), as size=(32,64)"
 
 
 def test_defaults_are_those_of_the_schema() -> None:

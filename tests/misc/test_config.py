@@ -188,6 +188,7 @@ class Options:
     shown: Shown = group(Shown, affects=())
     copies: Shown = group(Shown, affects=("copy",))
     seed: int = bounded(0, 0)
+    newer: dict[str, Any] = setting({}, affects=("train",), unrecorded={})
     plain_field: float = 0.5
 
 
@@ -231,6 +232,9 @@ def test_records_take_the_values_that_are_set(tmp_path: Path) -> None:
         "seed": 3,
         "plain_field": 0.5,
     }
+    newer = Options(newer={"depth": 4})
+    assert identifying(newer, "train") == {**identifying(Options(), "train"), "newer": {"depth": 4}}
+    assert identifying(newer, "test") == identifying(Options(), "test")
     (tmp_path / "a.yaml").write_text("network: {rates: [3]}")
     read = load_config(Options, tmp_path / "a.yaml", ["seed=2", "network.extra.width=1"])
     assert read.network == Network(rates=(3,), extra={"depth": 4, "width": 1})

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
+from networks import CNN_OPTIONS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -134,6 +135,51 @@ def test_tagged_names_build_timms_networks(name: str, channels: tuple, strides: 
 def test_tags_and_networks_that_do_not_fit_get_one_sentence(name: str, told: str) -> None:
     with pytest.raises(UserError, match=told):
         build_backbone(name, init="random")
+
+
+@pytest.mark.parametrize(
+    ("name", "model_args", "channels"),
+    [
+        ("resnet10t", {"channels": (32, 64, 128, 256), "stem_width": 16}, (32, 32, 64, 128, 256)),
+        ("resnet10t", {"channels": [8, 16, 32, 64]}, (64, 8, 16, 32, 64)),  # as YAML has them
+        ("convnext_atto", {"dims": (8, 16, 24, 32)}, (8, 8, 16, 24, 32)),
+        ("resnet50", {"width_per_group": 32}, (64, 256, 512, 1024, 2048)),  # torchvision's
+    ],
+)
+def test_arguments_reach_the_network(name: str, model_args: dict, channels: tuple) -> None:
+    backbone = build_backbone(name, "random", None, model_args).eval()
+    assert backbone.channels == channels
+    maps = backbone(torch.zeros(1, 3, 64, 80))
+    assert tuple(one.shape[1] for one in maps) == channels
+    assert maps[-1].shape[2:] == (4, 5)
+    if name == "resnet50":
+        assert backbone.layer1[0].conv2.weight.shape == (32, 32, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "model_args", "told"),
+    [
+        ("resnet10t", {"chanels": 3}, "unexpected keyword argument 'chanels'"),
+        ("resnet10t", {"channels": (32, 64)}, "list index out of range"),
+        ("resnet18", {"width_per_group": 32}, "BasicBlock only supports groups=1"),
+        ("resnet50", {"chanels": 3}, "unexpected keyword argument 'chanels'"),
+    ],
+)
+def test_arguments_that_do_not_fit_get_one_sentence(name: str, model_args: dict, told: str) -> None:
+    ((key, value),) = model_args.items()
+    shown = f"{key}={value}".replace(" ", "")
+    with pytest.raises(UserError) as caught:
+        build_backbone(name, init="random", model_args=model_args, names=CNN_OPTIONS)
+    message = str(caught.value)
+    assert message.startswith(f"{name} with --cnn_args {shown} cannot be built: ")
+    assert told in message and message.endswith(".") and not message.endswith("..")
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "resnet50"])
+@pytest.mark.parametrize("key", ["in_chans", "checkpoint_path", "replace_stride_with_dilation"])
+def test_arguments_of_other_options_are_refused(name: str, key: str) -> None:
+    with pytest.raises(UserError, match=f"{name} cannot be built with {key}=1: .* leave it out"):
+        build_backbone(name, init="random", model_args={key: 1})
 
 
 def test_tag_decides_the_input_of_a_cnn() -> None:

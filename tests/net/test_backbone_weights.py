@@ -7,6 +7,9 @@ import pytest
 import timm
 import torch
 import torchvision
+from networks import CNN_OPTIONS
+from safetensors.torch import save_file
+from timm.models import _builder as builder
 
 from misc.checkpoint import save_checkpoint
 from misc.errors import UserError
@@ -98,3 +101,43 @@ def test_weights_of_another_timm_network_are_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "w.pth", state)
     with pytest.raises(UserError, match=rf"holds {len(state)} tensors of which .* {SMALL}"):
         build_backbone(SMALL, weights=str(tmp_path / "w.pth"))
+
+
+NARROW = {"channels": (32, 64, 128, 256), "stem_width": 16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("has_classifier", [True, False])
+def test_weights_of_a_network_with_arguments(
+    tmp_path: Path, dtype: torch.dtype, has_classifier: bool
+) -> None:
+    """Every tensor by name; half precision becomes what the network computes in."""
+    torch.manual_seed(0)
+    state = timm.create_model("resnet10t", **NARROW).state_dict()
+    state["bn1.running_mean"].normal_()
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    own = {key: v for key, v in state.items() if has_classifier or not key.startswith("fc.")}
+    assert "layer1.0.conv1.weight" in own and ("fc.weight" in own) == has_classifier
+    save_file(own, tmp_path / "w.safetensors")
+    path = str(tmp_path / "w.safetensors")
+    loaded = build_backbone("resnet10t", weights=path, model_args=NARROW).features.state_dict()
+    assert len(loaded) == len([key for key in state if not key.startswith("fc.")])
+    for key, value in loaded.items():
+        assert torch.equal(value, state[key].to(value.dtype)), key
+        assert value.dtype == (torch.float32 if value.is_floating_point() else torch.int64)
+    with pytest.raises(
+        UserError, match=r"conv1\.0\.weight is \(12, 3.* and \(24, 3.* in the network"
+    ):
+        build_backbone("resnet10t", weights=path)
+
+
+def test_published_weights_of_other_arguments_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    published = timm.create_model("resnet10t").state_dict()
+    monkeypatch.setattr(builder, "load_state_dict_from_hf", lambda *_, **__: published)
+    build_backbone("resnet10t", model_args={"drop_rate": 0.1}, names=CNN_OPTIONS)
+    with pytest.raises(UserError) as caught:
+        build_backbone("resnet10t", model_args={"stem_width": 16}, names=CNN_OPTIONS)
+    assert str(caught.value) == (
+        "the published weights of resnet10t.c3_in1k do not fit resnet10t with --cnn_args "
+        "stem_width=16: name a local file with --cnn_weights, or start from --init random."
+    )

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from networks import NUM_CLASSES, golden_cnn, golden_deit, picture
+from networks import NUM_CLASSES, SMALL_VIT, golden_cnn, golden_deit, picture, small_deit
 from numpy.testing import assert_allclose
+from torch import nn
 
 from net.deit_cam import DeitCam
 from net.tiling import cut_tiles, pad_to_tiles
@@ -94,3 +95,40 @@ def test_tiles_run_alone(deit):
     tiles = cut_tiles(padded, grid)
     batched = deit.tile_cams(tiles)
     torch.testing.assert_close(batched[2:3], deit.tile_cams(tiles[2:3]), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_cams_are_class_maps_times_attention_or_class_maps_alone():
+    """Both parts are taken from the network while it runs: queries and keys, and the head."""
+    deit, heads = small_deit().eval(), SMALL_VIT["num_heads"]
+    tiles, rows, heard = torch.randn(2, 3, 224, 224), [], []
+
+    def hear_attention(_: nn.Module, __: tuple, qkv: torch.Tensor) -> None:
+        query, key, _ = qkv.reshape(2, 197, 3, heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
+        logits = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+        rows.append(logits.softmax(-1).mean(1)[:, 0, 1:])
+
+    for block in deit.vit.blocks:
+        block.attn.qkv.register_forward_hook(hear_attention)
+    deit.head.register_forward_hook(lambda _, __, maps: heard.append(maps))
+    cams = deit.tile_cams(tiles)
+    assert len(rows) == deit.num_passes * SMALL_VIT["depth"] and len(heard) == 1
+    attention = sum(rows).reshape(2, 1, 14, 14)
+    torch.testing.assert_close(cams, heard[0] * attention, rtol=1e-4, atol=1e-6)
+    deit.use_attention = False
+    torch.testing.assert_close(deit.tile_cams(tiles), heard[0], rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_class_maps_alone_differ_from_cams_by_uniform_attention_only():
+    """Without queries every token attends equally to all 197: each block adds 1 / 197."""
+    deit = small_deit().eval()
+    for block in deit.vit.blocks:
+        block.attn.qkv.weight[: SMALL_VIT["embed_dim"]] = 0
+        block.attn.qkv.bias[: SMALL_VIT["embed_dim"]] = 0
+    (cam,) = deit.cams([picture("a", 150, 300)])
+    deit.use_attention = False
+    (maps,) = deit.cams([picture("a", 150, 300)])
+    assert maps.min() >= 0 and maps.std() > 0
+    layers = deit.num_passes * SMALL_VIT["depth"]
+    torch.testing.assert_close(cam, maps * layers / 197, rtol=1e-4, atol=1e-6)

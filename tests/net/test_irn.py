@@ -149,3 +149,30 @@ def test_backbone_of_the_cnn_branch_is_taken_over(
         assert key.endswith("num_batches_tracked") or torch.equal(value, cam[f"backbone.{key}"])
     with pytest.raises(UserError, match=r"cam\.pth does not fit this network: "):
         networks.build_irn(changed(run, irn_backbone="resnet34"))
+
+
+def test_backbone_with_arguments_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "require_input", lambda *_: None)
+    narrow = {"channels": (32, 64, 128, 256), "stem_width": 16}
+    own = Options(
+        cnn="resnet10t",
+        cnn_args=narrow,
+        init="random",
+        irn_backbone="resnet10t",
+        irn_backbone_args=narrow,
+        irn_backbone_weights=CAM_BACKBONE,
+        cam_weights_name=tmp_path / "cam.pth",
+    )
+    run = Run(own, DataSource(Devkit(tmp_path), VOC_CLASSES))
+    cnn = networks.build_cnn(run)
+    save_checkpoint(tmp_path / "cam.pth", cnn.state_dict())
+    backbone = networks.build_irn(run).backbone
+    assert backbone.channels == (32, 32, 64, 128, 256)
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, cnn.state_dict()[f"backbone.{key}"]), key
+    with pytest.raises(UserError, match=r"resnet10t with --irn_backbone_args a=1 cannot be built"):
+        networks.build_irn(changed(run, irn_backbone_args={"a": 1}))
+    with pytest.raises(UserError, match="resnet10t with --cnn_args a=1 cannot be built"):
+        networks.build_cnn(changed(run, cnn_args={"a": 1}))

@@ -7,6 +7,7 @@ import huggingface_hub.constants
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from networks import VIT_OPTIONS
 from safetensors.torch import save_file
@@ -211,6 +212,30 @@ def test_files_of_another_architecture_are_refused(
     with pytest.raises(UserError, match=told) as raised:
         load(tmp_path, given_to, 224, state)
     assert str(tmp_path / "w.pth") in str(raised.value)
+
+
+@pytest.mark.parametrize("has_classifier", [True, False])
+@pytest.mark.parametrize("size", [64, 96])
+def test_files_in_half_precision_are_loaded_for_any_tile(
+    tmp_path: Path, size: int, has_classifier: bool
+) -> None:
+    """Position embeddings of 4x4 patches become those of 6x6 in single precision."""
+    name = "deit_small_patch16_224"
+    state = {key: value.half() for key, value in original(name, 64).items()}
+    own = {k: v for k, v in state.items() if has_classifier or not k.startswith("head.")}
+    save_file(own, tmp_path / "w.safetensors")
+    assert ("head.weight" in own) == has_classifier
+    vit = build_vit(name, size, weights=str(tmp_path / "w.safetensors"), model_args=SMALL)
+    for key, value in vit.state_dict().items():
+        assert value.dtype == torch.float32
+        if key != "pos_embed":
+            assert torch.equal(value, state[key].float()), key
+    first, grid = state["pos_embed"].float().split([1, 16], dim=1)
+    maps = grid.reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
+    if size == 96:
+        maps = F.interpolate(maps, (6, 6), mode="bicubic", antialias=True)
+    expected = torch.cat([first, maps.flatten(2).transpose(1, 2)], dim=1)
+    torch.testing.assert_close(vit.pos_embed.detach(), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("wrong", [{"depth": 3}, {"embed_dim": 32}, {"num_reg_tokens": 2}], ids=str)

@@ -32,6 +32,17 @@ def test_command_is_told_before_and_after_and_deeplab_accepts_it(
     assert tuple(deeplab_reads(commands[0])) == TRAIN_IDS
 
 
+def test_arguments_of_the_cnn_are_handed_over(sample: Path, finished: Path) -> None:
+    assert "BACKBONE_ARGS" not in deeplab_command(prepared(sample, finished))
+    given = {"cnn": "resnet10t", "cnn_args": "channels=(32,64,128,256),stem_width=16"}
+    _, _, *argv = shlex.split(deeplab_command(prepared(sample, finished, **given)))
+    args = parse_deeplab(argv)
+    model = load(args.config_path, args.overrides).MODEL
+    assert model.BACKBONE == "resnet10t"
+    assert str(model.INIT_MODEL) == f"{finished}/sess/res152_cam.pth"
+    assert model.BACKBONE_ARGS == {"channels": [32, 64, 128, 256], "stem_width": 16}
+
+
 def test_masks_of_another_list_are_named(sample: Path, finished: Path, tmp_path: Path) -> None:
     work = copy_of(finished, tmp_path / "work")
     both = write_list(tmp_path / "both.txt", VAL_IDS)

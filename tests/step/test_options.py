@@ -36,6 +36,7 @@ PUBLISHED = {
     "cam_lambda": 0.1,
     "cam_refine_epoch": 2,
     "cnn": "resnet152",
+    "cnn_args": {},
     "cnn_weights": None,
     "cnn_frozen_stages": 3,
     "fixed_batchnorm": True,
@@ -54,6 +55,7 @@ PUBLISHED = {
     "crf_iterations": 10,
     # IRNet
     "irn_backbone": "resnet50",
+    "irn_backbone_args": {},
     "irn_backbone_weights": None,
     "irn_crop_size": 512,
     "irn_batch_size": 32,
@@ -79,6 +81,9 @@ PUBLISHED_FILES = {
     "ins_seg_out_dir": "result/ins_seg",
 }
 WITHOUT_INSTANCES = tuple(s for s in STEP_NAMES if "ins_seg" not in s)
+
+
+SHARED_CNN = ("--irn_backbone_weights", "cam", "--cnn", "resnet10t", "--irn_backbone", "resnet10t")
 
 
 def parse(*argv: str) -> Options:
@@ -246,6 +251,8 @@ def test_from_step_starts_there_and_respects_switches() -> None:
         (["--cam_scales", "1.0,-1"], "-1 must be above 0"),
         (["--cam_scales", "1.0,1e9"], "1e+09 is above 16"),
         (["--vit_args", "depth"], "depth is not KEY=VALUE"),
+        (["--cnn_args", "channels=(32,64"], "channels=(32,64 is not KEY=(NUMBER,NUMBER,..)"),
+        (["--irn_backbone_args", "16"], "argument --irn_backbone_args: 16 is not KEY=VALUE"),
         (["--seed", "4294967296"], "4294967296 is above 4294967295"),
         (["--seed", "-1"], "-1 must be at least 0"),
         (["--exp_times", "17"], "17 is above 16"),
@@ -282,6 +289,14 @@ def test_wrong_values_exit_with_2(
         (["--irn_crop_size", "100"], "--irn_crop_size 100 .* multiple of 16"),
         (["--irn_crop_size", "64"], "--irn_crop_size 64 .* at least 80"),
         (["--irn_backbone_weights", "cam"], "--irn_backbone is resnet50 and --cnn is resnet152"),
+        (
+            [*SHARED_CNN, "--cnn_args", "channels=(32,64),a=1"],
+            r"--irn_backbone_args is empty and --cnn_args is channels=\(32,64\),a=1\.",
+        ),
+        (
+            [*SHARED_CNN, "--cnn_args", "a=1", "--irn_backbone_args", "a=2"],
+            r"--irn_backbone_args is a=2 and --cnn_args is a=1\.",
+        ),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(argv: list[str], told: str) -> None:
@@ -322,6 +337,9 @@ def test_keyword_arguments_have_types() -> None:
         "qkv_bias": False,
         "a": None,
     }
+    both = ["--cnn_args", "channels=(32,64)", "--irn_backbone_args", "channels=(32,64)"]
+    args = parse(*SHARED_CNN, *both)
+    assert args.cnn_args == args.irn_backbone_args == {"channels": (32, 64)}
 
 
 # ---------------------------------------------------------------------------------------- help

@@ -63,7 +63,14 @@ def test_a_training_follows_from_all_but_places_and_the_test() -> None:
 
 
 def test_every_key_is_in_the_record_or_known_not_to_be() -> None:
-    assert {"--lr", *flatten(Config())} == {*ARGUMENTS, *NOT_IDENTIFYING}
+    assert {"--lr", *flatten(Config())} == {*ARGUMENTS, *NOT_IDENTIFYING, "MODEL.CNN_ARGS"}
+
+
+def test_arguments_of_the_cnn_are_in_the_record_where_there_are_any() -> None:
+    config = Config()
+    config = replace(config, MODEL=replace(config.MODEL, CNN_ARGS={"channels": (32, 64)}))
+    record = lineage.training(config, 0.1, NO_PICTURES)
+    assert record.content()["arguments"] == ARGUMENTS | {"MODEL.CNN_ARGS": {"channels": [32, 64]}}
 
 
 def test_first_weights_count_by_content(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+import timm
 import torch
 from networks import fill_weights, picture
 from numpy.testing import assert_allclose
+from safetensors.torch import save_file
 from torch import Tensor
 from wsol_runs import config_of
 
@@ -114,6 +116,7 @@ def test_fused_view_is_attention_times_class_map(config: Config):
     maps, _ = views(Networks(model, None), images, classes)
     with torch.no_grad():
         raw = model(images)[torch.arange(2), classes]
+    torch.testing.assert_close(maps.class_map, raw.clamp(min=0))
     torch.testing.assert_close(maps.fused, (maps.attention * raw).relu())
     assert maps.cnn is None
     assert maps.attention.min() > 0
@@ -231,6 +234,39 @@ def test_unknown_networks_are_told_by_key(tmp_path: Path):
         build_cnn(config_of(tmp_path, tmp_path, MODEL__CNN="resnet51"))
     with pytest.raises(UserError, match=r"absent\.pth does not exist"):
         build_cnn(config_of(tmp_path, tmp_path, MODEL__CNN_WEIGHTS=tmp_path / "absent.pth"))
+
+
+def test_local_first_weights_of_both_networks(tmp_path: Path) -> None:
+    """In half precision, of a CNN with arguments and of a ViT that was trained on other sizes."""
+    narrow = {"channels": (8, 16, 32, 64), "stem_width": 8}
+    sizes = {"depth": 2, "embed_dim": 48, "num_heads": 2}
+    names = {"cnn": ("resnet10t", narrow), "vit": ("deit_tiny_patch16_224", sizes)}
+    states = {}
+    for key, (name, arguments) in names.items():
+        state = timm.create_model(name, **arguments).state_dict()
+        states[key] = {k: v.half() for k, v in state.items() if v.is_floating_point()}
+        save_file(states[key], tmp_path / f"{key}.safetensors")
+    config = config_of(
+        tmp_path,
+        tmp_path,
+        MODEL__CNN="resnet10t",
+        MODEL__CNN_ARGS="{channels: [8, 16, 32, 64], stem_width: 8}",
+        MODEL__VIT_ARGS="{depth: 2, embed_dim: 48, num_heads: 2}",
+        MODEL__CNN_WEIGHTS=tmp_path / "cnn.safetensors",
+        MODEL__VIT_WEIGHTS=tmp_path / "vit.safetensors",
+    )
+    cnn, transformer = build_cnn(config), build_transformer(config)
+    assert cnn.backbone.channels == (16, 8, 16, 32, 64)
+    for key, value in cnn.backbone.features.state_dict().items():
+        assert not value.is_floating_point() or torch.equal(value, states["cnn"][key].float()), key
+    for key, value in transformer.vit.state_dict().items():
+        if key != "pos_embed":
+            assert torch.equal(value, states["vit"][key].float()), key
+    patches = (config.DATA.CROP_SIZE // 16) ** 2
+    assert patches != 14**2 and transformer.vit.pos_embed.shape == (1, 1 + patches, 48)
+    told = r"resnet10t with MODEL\.CNN_ARGS a=1 cannot be built: "
+    with pytest.raises(UserError, match=told):
+        build_cnn(config_of(tmp_path, tmp_path, MODEL__CNN="resnet10t", MODEL__CNN_ARGS="{a: 1}"))
 
 
 def test_crops_smaller_than_a_patch_are_refused(tmp_path: Path):

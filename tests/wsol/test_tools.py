@@ -33,7 +33,7 @@ from wsol.config import Paths
 from wsol.evaluation import evaluate
 from wsol.figure import ESTIMATED_COLOUR, TRUE_COLOUR, save_boxed, with_boxes
 from wsol.localization import boxes_at
-from wsol.model import Localisation, Networks
+from wsol.model import Localisation, Networks, Views
 from wsol.pictures import ImageSet
 from wsol.source import open_pictures
 from wsol.tools_cam import test_cam, visualize
@@ -326,6 +326,31 @@ def test_figure_shows_the_pictures(birds: Path, trained: Path, tmp_path: Path):
     large, small = (Image.open(path) for path in (target, few))
     assert large.width == small.width
     assert large.height > 1.5 * small.height
+
+
+def test_figure_shows_every_map_under_its_title(
+    birds: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each map is given one hot corner, in which its cell is red and in the others blue."""
+    corners = {"cnn": (0, 0), "class_map": (0, -1), "attention": (-1, 0), "fused": (-1, -1)}
+    maps, drawn = {name: torch.zeros(1, 4, 4) for name in corners}, {}
+    for name, corner in corners.items():
+        maps[name][0][corner] = 1
+    monkeypatch.setattr(figure, "views", lambda *_: (Views(**maps), {}))
+    monkeypatch.setattr(
+        figure, "save_figure", lambda _, rows, columns, __: drawn.update(rows=rows, columns=columns)
+    )
+    flags = ("--num", "2", "--output", str(tmp_path / "figure.png"))
+    assert run_tool(visualize, arguments(birds, trained, *flags)) == 0
+    assert drawn["columns"][-3:] == ("CNN", "transformer", "CRT: maps x attention")
+    titles = ("CNN", "transformer", "attention", "CRT: maps x attention")
+    assert len(drawn["rows"]) == 2
+    for row in drawn["rows"]:
+        assert set(row.cells) == set(drawn["columns"]) == {*titles, "true red, found green"}
+        for title, hot in zip(titles, corners.values(), strict=True):
+            for corner in corners.values():
+                red, _, blue = row.cells[title][corner].astype(int)
+                assert (red > blue) == (corner == hot), (title, corner)
 
 
 def test_figure_leaves_out_a_network_that_is_not_there(birds: Path, trained: Path, tmp_path: Path):
