@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from net.deit_cam import DeitCam
+from net.resnet_cam import build_cnn_cam
 from net.tiling import cut_tiles, pad_to_tiles
 from net.vit import embed, patch_tokens, record_cls_rows, run_blocks
 
@@ -32,6 +33,25 @@ def test_cnn_maps_equal_published(golden):
     with torch.no_grad():
         assert_close(model(images), expected["train_out"])
     assert_close(model.eval().cam(images[0]), expected["infer_out"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])  # the latter pads this picture
+def test_cams_of_a_cnn_run_pixel_by_pixel(name):
+    """Its convolutions see channels side by side in memory; the values are those of a plain run."""
+    torch.manual_seed(0)
+    model, image = build_cnn_cam(name, 3, init="random").eval(), picture("cnn/a", 90, 100)
+    with torch.no_grad():
+        first, second = model(torch.stack([image, image.flip(-1)])).relu()
+    seen = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    cam = model.cam(image)
+    assert len(seen) > 10
+    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in seen)
+    assert all(value.is_contiguous() for value in model.state_dict().values())
+    expected = first + second.flip(-1)
+    torch.testing.assert_close(cam, expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
 
 
 def test_deit_training_maps_equal_published(golden, deit):
