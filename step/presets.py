@@ -3,10 +3,16 @@
 Any option given explicitly wins over a preset.
 """
 
+from pathlib import Path
 from typing import Any
 
 ROOT_FIELD = "{voc12_root}"
 """Stands for the value of --voc12_root in the paths of a preset."""
+
+SAMPLE_WEIGHTS = Path(__file__).resolve().parents[1] / "voc12" / "sample" / "weights"
+SAMPLE_CNN, SAMPLE_VIT = (SAMPLE_WEIGHTS / f"{name}.safetensors" for name in ("cnn", "vit"))
+"""What the sample starts from, in place of ImageNet weights; `step.pretrain` makes them."""
+_SMALL_CNN = {"channels": (32, 64, 128, 256), "stem_width": 16}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -42,34 +48,32 @@ PRESETS: dict[str, dict[str, Any]] = {
         "irn_min_input": 320,
         "irn_batch_size": 8,
     },
-    # The built-in sample on a laptop: small versions of the same networks, from random weights.
+    # The built-in sample on a laptop: small versions of the same networks, from a miniature of
+    # ImageNet weights. Pictures have two fifths of VOC's size, so patches, tiles, crops and sides
+    # are half the published ones: 14 x 14 tokens a tile, four tiles a training crop, as published.
     "demo": {
-        "init": "random",
         "num_workers": 0,  # on two cores loader processes get in the way of the networks
         "train_list": "train",
         "val_list": "val",
         "infer_list": "train",
         "cnn": "resnet10t",
-        "cnn_frozen_stages": 0,
-        "fixed_batchnorm": False,
+        "cnn_args": _SMALL_CNN,
+        "cnn_weights": str(SAMPLE_CNN),
         "vit": "deit_tiny_patch16_224",
-        "vit_args": {"depth": 2, "embed_dim": 128, "num_heads": 2},
-        "tile_size": 128,
-        "tile_stride": 64,
-        "cam_crop_size": 128,
-        "cam_long_side": "112,192",
-        "cam_batch_size": 8,
-        "cam_num_epoches": 24,
-        "cam_learning_rate": 0.06,
-        "deit_learning_rate": 3e-4,
+        "vit_args": {"depth": 4, "embed_dim": 96, "num_heads": 3, "patch_size": 8},
+        "vit_weights": str(SAMPLE_VIT),
+        "tile_size": 112,
+        "tile_stride": 56,
+        "cam_crop_size": 168,
+        "cam_long_side": "105,210",
+        "cam_batch_size": 4,  # 30 steps an epoch
+        "cam_num_epoches": 6,
+        "cam_learning_rate": 0.05,
+        "deit_learning_rate": 5e-4,
         "deit_optimiser": "adamw",
-        "momentum": 0.9,
-        "cam_lambda": 0.02,
         "cam_scales": "1.0,0.75,1.5",
-        # From random weights the transformer learns little in minutes, and no loss asks its class
-        # token's attention to find objects: its maps are poor, so the sample uses the CNN's.
-        "cam_fusion": "cnn",
         "irn_backbone": "resnet10t",
+        "irn_backbone_args": _SMALL_CNN,
         "irn_backbone_weights": "cam",
         "irn_crop_size": 160,
         "irn_batch_size": 8,
@@ -82,21 +86,34 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Without any first weights nothing may stay frozen, and only small networks learn anything; of the
+# transformer's maps nothing can be had, as no loss asks its attention to find objects.
+_FROM_SCRATCH: dict[str, Any] = {
+    "cnn": "resnet10t",
+    "cnn_frozen_stages": 0,
+    "fixed_batchnorm": False,
+    "vit_args": {"depth": 2, "embed_dim": 128, "num_heads": 2},
+    "cam_fusion": "cnn",
+    "cam_num_epoches": 24,
+    "cam_learning_rate": 0.06,
+    "deit_learning_rate": 3e-4,
+    "irn_backbone": "resnet10t",
+}
 FROM_RANDOM_WEIGHTS: dict[str, dict[str, Any]] = {
-    # Without ImageNet weights nothing may stay frozen, and only small networks learn anything.
-    "photos": {
-        name: PRESETS["demo"][name]
-        for name in (
-            "cnn",
-            "cnn_frozen_stages",
-            "fixed_batchnorm",
-            "cam_fusion",
-            "irn_backbone",
-            "vit_args",
-            "cam_num_epoches",
-            "cam_learning_rate",
-            "deit_learning_rate",
-        )
+    "photos": _FROM_SCRATCH,
+    "demo": {
+        **_FROM_SCRATCH,
+        "cnn_args": {},
+        "cnn_weights": None,
+        "vit_weights": None,
+        "irn_backbone_args": {},
+        "tile_size": 128,
+        "tile_stride": 64,
+        "cam_crop_size": 128,
+        "cam_long_side": "112,192",
+        "cam_batch_size": 8,
+        "momentum": 0.9,
+        "cam_lambda": 0.02,
     },
 }
 """What a preset changes more under `--init random`."""

@@ -22,7 +22,7 @@ from misc.errors import UserError, naming
 from misc.files import read_json, write_json
 from misc.maps_io import write_label
 from voc12.labels import VOC_CLASSES
-from voc12.sample.scenes import Scene, SizeRange, paint_scene, plan_classes
+from voc12.sample.scenes import Scene, SizeRange, paint_scenes
 from voc12.sample.shapes import Array
 
 VERSION = 2
@@ -138,10 +138,9 @@ def _fill(root: Path, splits: dict[str, list[str]], size_range: SizeRange, seed:
         text = "".join(f"{name}\n" for name in names)
         (root / LIST_FOLDER / f"{split}.txt").write_text(text, encoding="utf-8")
     for part, split in enumerate(("train", "val")):
-        plan = plan_classes(len(splits[split]), np.random.default_rng([seed, part]))
-        for index, (name, classes) in enumerate(zip(splits[split], plan, strict=True)):
-            rng = np.random.default_rng([seed, part, index])
-            _write_scene(root, name, paint_scene(classes, size_range, rng))
+        scenes = paint_scenes(len(splits[split]), size_range, (seed, part))
+        for name, scene in zip(splits[split], scenes, strict=True):
+            _write_scene(root, name, scene)
 
 
 def build_folder(

@@ -1,6 +1,6 @@
 """Pictures of the synthetic data set: objects placed on a cluttered background."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -265,3 +265,16 @@ def plan_classes(count: int, rng: Rng) -> list[tuple[str, ...]]:
         else:
             plan.append((first, first) if rank[index] < TWO_CLASS_SHARE + TWIN_SHARE else (first,))
     return [plan[index] for index in rng.permutation(count)]
+
+
+def paint_scenes(count: int, size_range: SizeRange, stream: Sequence[int]) -> Iterator[Scene]:
+    """The scenes of one list, one after the other.
+
+    Args:
+        count: their number.
+        size_range: see `paint_scene`.
+        stream: numbers that all randomness follows from; equal ones give equal scenes.
+    """
+    plan = plan_classes(count, np.random.default_rng([*stream]))
+    for index, classes in enumerate(plan):
+        yield paint_scene(classes, size_range, np.random.default_rng([*stream, index]))
