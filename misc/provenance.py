@@ -95,7 +95,7 @@ def write_record(
         "lists": lists or {},
         "facts": {**run_facts(), **(facts or {})},
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": shlex.join(sys.orig_argv[1:]),
     }
     write_json(record_path(target), plain(content))
 

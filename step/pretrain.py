@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.layers import PatchDropout
 from torch import Tensor, nn
 
@@ -233,7 +233,7 @@ def _write(path: Path, part: nn.Module, record: Record, history: Sequence[Any]) 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_record(path, record, facts={"history": history})
     with atomic_path(path) as temporary:
-        save_file({name: _half(value) for name, value in part.state_dict().items()}, temporary)
+        temporary.write_bytes(save({name: _half(v) for name, v in part.state_dict().items()}))
     seal_record(path)
     log(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")
 
