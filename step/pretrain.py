@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
@@ -39,7 +38,7 @@ from net.backbone import build_backbone
 from net.resnet_cam import CnnCam
 from net.vit import bare_vit, embed, run_blocks
 from step.presets import PRESETS, SAMPLE_CNN, SAMPLE_VIT, SAMPLE_WEIGHTS
-from voc12.sample.scene_sets import CLASSES, SceneSet
+from voc12.sample.scene_sets import CLASSES, SceneSet, write_array
 
 STEP = "pretrain"
 DIGESTS_FILE = "scenes.npy"
@@ -151,10 +150,8 @@ def pretrain(args: argparse.Namespace) -> None:
     dataset, held_out = _scenes(args)
     for name in args.networks:
         train(name, dataset, held_out, args)
-    path = args.output / DIGESTS_FILE
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, dataset.digests(), allow_pickle=False)
-    log(f"wrote {path}")
+    write_array(args.output / DIGESTS_FILE, dataset.digests())
+    log(f"wrote {args.output / DIGESTS_FILE}")
 
 
 def _scenes(args: argparse.Namespace) -> tuple[SceneSet, SceneSet]:

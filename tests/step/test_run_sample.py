@@ -343,7 +343,7 @@ def test_demo_builds_its_own_data(
         return sample
 
     monkeypatch.setattr("voc12.sample.devkit.build", build)
-    options = {**dict.fromkeys(("voc12_root", "init", "train_list")), "preset": "demo", **QUICK}
+    options = {**dict.fromkeys(("voc12_root", "train_list")), "preset": "demo", **QUICK}
     argv = command_line(sample, tmp_path, "--steps", "train_cam", **options)
     assert run_sample.main(argv) == 0
     assert built == [tmp_path / "sess" / "sample_voc12"]

@@ -46,6 +46,12 @@ def multi_hot(scene: Scene) -> Array:
     return np.array([name in scene.classes for name in CLASSES], dtype=np.uint8)
 
 
+def write_array(path: Path, array: Array) -> None:
+    """Write a `.npy` file, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.lib.format.write_array(stream, array, allow_pickle=False)
+
+
 def _files(folder: Path, part: int) -> tuple[Path, Path]:
     return folder / f"images_{part:03d}.npy", folder / f"labels_{part:03d}.npy"
 
@@ -58,8 +64,7 @@ def _write_part(folder: Path, seed: int, part: int) -> None:
     painted = ((scene.image, multi_hot(scene)) for scene in paint(seed, part))
     images, labels = map(np.stack, zip(*painted, strict=True))
     for path, array in ((images_path, images), (labels_path, labels)):
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, array, allow_pickle=False)
+        write_array(path, array)
 
 
 class SceneSet(Dataset[dict[str, Any]]):
