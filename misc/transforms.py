@@ -197,3 +197,17 @@ def top_left_crop(image: np.ndarray, crop_size: int, fill: Fill = 0) -> np.ndarr
 def to_chw(image: np.ndarray) -> np.ndarray:
     """(h, w, channels) -> contiguous (channels, h, w)."""
     return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+def random_classification_crop(
+    image: np.ndarray, crop_size: int, long_side: tuple[int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """The augmentation that classifiers and CAM branches are trained with.
+
+    Random long side, normalisation, random flip, random crop (zeros outside): (h, w, 3) uint8 to
+    (3, crop_size, crop_size) float32. `long_side` is the smallest and the largest, inclusive.
+    """
+    image = normalise(random_long_side(image, long_side, rng))
+    (image,) = random_flip((image,), rng)
+    (image,) = random_crop((image,), crop_size, (0,), rng)
+    return to_chw(image)

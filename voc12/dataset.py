@@ -18,9 +18,9 @@ from misc.maps_io import IGNORE_LABEL, read_image, read_label
 from misc.transforms import (
     NEAREST,
     normalise,
+    random_classification_crop,
     random_crop,
     random_flip,
-    random_long_side,
     random_rescale_pair,
     rescale,
     to_chw,
@@ -88,10 +88,10 @@ class ClassificationDataset(DevkitDataset):
     def __getitem__(self, key: Key) -> dict[str, Any]:
         _, index = key
         rng = np.random.default_rng([self.seed, *key])
-        image = normalise(random_long_side(self.read_image(index), self.long_side, rng))
-        (image,) = random_flip((image,), rng)
-        (image,) = random_crop((image,), self.crop_size, (0,), rng)
-        return _classification_item(self.ids[index], image, self.labels)
+        image = random_classification_crop(
+            self.read_image(index), self.crop_size, self.long_side, rng
+        )
+        return _classification_item(self.ids[index], torch.from_numpy(image), self.labels)
 
 
 class ClassificationEvalDataset(DevkitDataset):
@@ -120,7 +120,7 @@ class ClassificationEvalDataset(DevkitDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = top_left_crop(normalise(self.read_image(index)), self.crop_size)
-        return _classification_item(self.ids[index], image, self.labels)
+        return _classification_item(self.ids[index], _to_tensor(image), self.labels)
 
 
 class MultiScaleDataset(DevkitDataset):
@@ -254,7 +254,7 @@ def _to_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def _classification_item(
-    image_id: str, image: np.ndarray, labels: Mapping[str, np.ndarray]
+    image_id: str, image: torch.Tensor, labels: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     label = torch.tensor(labels[image_id], dtype=torch.float32)
-    return {"name": image_id, "image": _to_tensor(image), "label": label}
+    return {"name": image_id, "image": image, "label": label}

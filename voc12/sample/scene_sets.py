@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from misc.batches import Key
 from misc.files import atomic_path
 from misc.parallel import map_pictures
-from misc.transforms import normalise, random_crop, random_flip, random_long_side, to_chw
+from misc.transforms import random_classification_crop
 from voc12.sample.scenes import Scene, paint_scenes
 from voc12.sample.shapes import DRAWERS, Array
 
@@ -109,11 +109,9 @@ class SceneSet(Dataset[dict[str, Any]]):
         part, place = divmod(key[1], PART)
         rng = np.random.default_rng([_STREAM, self.seed, *key])
         image = np.asarray(self.images[part][place])
-        image = normalise(random_long_side(image, self.long_side, rng))
-        (image,) = random_flip((image,), rng)
-        (image,) = random_crop((image,), self.crop_size, (0,), rng)
+        image = random_classification_crop(image, self.crop_size, self.long_side, rng)
         label = self.labels[part][place].astype(np.float32)
-        return {"image": torch.from_numpy(to_chw(image)), "label": torch.from_numpy(label)}
+        return {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
 
     def digests(self) -> Array:
         """`digest` of every scene, sorted, (number,) uint64."""
