@@ -25,6 +25,7 @@ from misc.progress import log, progress, set_log_file
 from misc.seed import run_facts
 from misc.tables import show
 from step.ablation import figure
+from step.ablation.best import best_seed
 from step.ablation.rows import CRT, GROUPS, ROWS, changes_of, filled, row_names
 from step.ablation.runs import (
     FOLDER,
@@ -128,7 +129,7 @@ def _write(
 ) -> None:
     """Write JSON, table and figure, and print the table."""
     known: dict[str, dict[int, Any]] = {run.row.name: {} for run in chosen}
-    for run in finished:
+    for run in progress(finished, "best background scores"):
         known[run.row.name][run.seed] = _facts(run, runs)
     target = args.work_dir / "result" / TITLE
     content = content_of(known, parse_args(base), args.seeds)
@@ -147,9 +148,9 @@ def _write(
 
 def _facts(run: RowRun, runs: dict[str, RowRun]) -> dict[str, Any]:
     """What JSON holds of a finished run."""
-    metrics = metrics_of(run)
+    metrics, scores = metrics_of(run), scores_of(run, runs)
     return {
-        "scores": scores_of(run, runs),
+        "scores": {**scores, "seed": {**scores["seed"], **best_seed(run)}},
         "command": shlex.join(run.command),
         "made_by": dict(run.owners),
         **{name: metrics.get(name) for name in _FROM_METRICS},
