@@ -164,7 +164,8 @@ class Solver:
     WEIGHT_DECAY: float = bounded(5e-4, 0)  # none on the ASPP biases
     # steps over which the logged loss is averaged
     AVERAGE_LOSS: int = bounded(20, 1, affects=_NONE)
-    PRECISION: Literal["float32", "bfloat16"] = "float32"  # bfloat16 by autocast (ours)
+    # auto is bfloat16 (by autocast) where the device is fast at it, tf32 needs CUDA (ours)
+    PRECISION: Literal["auto", "float32", "tf32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)

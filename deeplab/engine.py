@@ -33,12 +33,13 @@ from misc.distributed import (
     world_size,
 )
 from misc.outputs import keep_file, remove_file, require_own
+from misc.precision import autocast
 from misc.progress import log
 from misc.provenance import Record, check_record, record_path, write_record
 from misc.schedule import PolySGD
 from misc.seed import seed_everything
 from misc.tensorboard import remove_event_files
-from misc.training import Hook, Loss, Numbers, Training, autocast
+from misc.training import Hook, Loss, Numbers, Training
 from misc.visualize import colour_label, picture_grid
 
 ASPP_WEIGHT_FACTOR = 10.0  # learning rates over that of the body

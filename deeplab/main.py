@@ -191,14 +191,15 @@ def _say_unused(keys: Sequence[str]) -> None:
 def _train(args: argparse.Namespace, config: Config) -> None:
     from deeplab import engine
 
-    engine.train(config, _device(args), args.overwrite)
+    engine.train(*_on_device(args, config), args.overwrite)
 
 
 def _test(args: argparse.Namespace, config: Config) -> None:
     from deeplab import inference
 
     model_path = require_model(args.model_path, config)
-    inference.run(config, model_path, args.split, _device(args), args.overwrite)
+    config, device = _on_device(args, config)
+    inference.run(config, model_path, args.split, device, args.overwrite)
 
 
 def _crf(args: argparse.Namespace, config: Config) -> None:
@@ -217,7 +218,8 @@ def _predict(args: argparse.Namespace, config: Config) -> None:
     from deeplab import prediction
 
     model_path = require_model(args.model_path, config)
-    prediction.run(config, model_path, args.input, args.output, _device(args), args.crf)
+    config, device = _on_device(args, config)
+    prediction.run(config, model_path, args.input, args.output, device, args.crf)
 
 
 def _report(args: argparse.Namespace, config: Config) -> None:
@@ -236,6 +238,14 @@ _COMMANDS = {
     "predict": _predict,
     "report": _report,
 }
+
+
+def _on_device(args: argparse.Namespace, config: Config) -> "tuple[Config, torch.device]":
+    """The configuration with the arithmetic that suits the device, and the device."""
+    from misc.precision import with_settled_precision
+
+    device = _device(args)
+    return with_settled_precision(config, device), device
 
 
 def _device(args: argparse.Namespace) -> "torch.device":

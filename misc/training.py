@@ -5,7 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -37,11 +37,6 @@ from misc.tensorboard import Board, open_board
 _STEPS_BETWEEN_FETCHES = 20
 
 Numbers = dict[str, float]
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """Autocast to bfloat16 when `precision` asks for it; float32 is left alone."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 class Loss(NamedTuple):

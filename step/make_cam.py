@@ -15,8 +15,9 @@ from torch import Tensor
 from misc.distributed import select_device, together
 from misc.errors import UserError
 from misc.maps_io import load_cam_origin, save_cam
+from misc.precision import autocast
 from misc.progress import log, progress
-from misc.training import autocast, eval_loader
+from misc.training import eval_loader
 from net.cam_maps import fuse, normalise_maps, sum_scales
 from net.deit_cam import DeitCam
 from net.resnet_cam import CnnCam

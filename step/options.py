@@ -151,10 +151,11 @@ class Options:
         help="processes that load pictures and run the CRF; 0 does both in the main process",
     )
     seed: int = bounded(0, 0, LARGEST_SEED, affects=_TRAININGS, help="seed of every random choice")
-    precision: Literal["float32", "bfloat16"] = _value(
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = _value(
         "float32",
         (*_TRAININGS, *_CAM, *_WALKS, EDGES),
-        "arithmetic of the networks (bfloat16 by autocast)",
+        "arithmetic of the networks; auto is bfloat16 (by autocast) where the device is fast at "
+        "it, tf32 is one of CUDA devices",
     )
     overwrite: bool = _other(
         False, "redo what is already there; repeat without it to go on after an interruption"

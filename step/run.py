@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from misc.distributed import select_device
 from misc.errors import UserError
 from misc.files import expand_user
+from misc.precision import settle_precision
 from misc.progress import log
 from step.options import DEFAULT_EVAL_LIST, PATH_OPTIONS, Options
 from voc12.devkit import IMAGE_FOLDER
@@ -70,7 +72,8 @@ def prepare_data(options: Options) -> Run:
         options.cache_dir,
         photos,
     )
-    options = replace(options, voc12_root=str(root))
+    precision = settle_precision(options.precision, select_device(options.device))
+    options = replace(options, voc12_root=str(root), precision=precision)
     return Run(_settle_eval_list(options, source), source)
 
 

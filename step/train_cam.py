@@ -15,10 +15,11 @@ from torch.utils.data import Subset
 
 from misc.batches import first_images, fit_batch
 from misc.distributed import all_reduce_sum, is_main_process, on_main, select_device, shard
+from misc.precision import autocast
 from misc.progress import progress
 from misc.schedule import PolyAdamW, PolySGD
 from misc.seed import seed_everything
-from misc.training import Hook, Loss, Training, autocast, eval_loader, to_device
+from misc.training import Hook, Loss, Training, eval_loader, to_device
 from misc.transforms import denormalise
 from misc.visualize import heat_map, picture_grid
 from net.backbone import calibrate_batchnorm

@@ -17,10 +17,11 @@ from misc.batches import counted_labels, fit_batch
 from misc.distributed import all_reduce_sum, is_main_process, on_main, select_device, shard
 from misc.errors import UserError
 from misc.maps_io import IGNORE_LABEL
+from misc.precision import autocast
 from misc.progress import log, progress
 from misc.schedule import PolySGD
 from misc.seed import seed_everything
-from misc.training import Hook, Loss, Training, autocast, eval_loader
+from misc.training import Hook, Loss, Training, eval_loader
 from misc.transforms import NEAREST, denormalise, resize
 from misc.visualize import colour_label, edge_picture, picture_grid
 from net.affinity import path_index

@@ -9,8 +9,9 @@ from torch import Tensor
 from misc.distributed import select_device, together
 from misc.errors import UserError
 from misc.maps_io import CamMaps, load_cam
+from misc.precision import autocast
 from misc.progress import log, progress
-from misc.training import autocast, eval_loader
+from misc.training import eval_loader
 from step.networks import load_irn
 from step.plan import OUTPUTS, begin
 from step.run import Run

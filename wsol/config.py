@@ -130,7 +130,8 @@ class Solver:
     DECAY_CNN: bool = False  # whether the CNN's rate falls, too; in the published run it does not
     REFINE_EPOCHS: int = bounded(5, 1)  # the L1 loss is off and on in turn for so many epochs
     REFINE_WEIGHT: float = bounded(1.0, 0)  # of the L1 loss between both networks' maps (ours)
-    PRECISION: Literal["float32", "bfloat16"] = "float32"  # bfloat16 by autocast (ours)
+    # auto is bfloat16 (by autocast) where the device is fast at it, tf32 needs CUDA (ours)
+    PRECISION: Literal["auto", "float32", "tf32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)

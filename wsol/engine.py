@@ -22,6 +22,7 @@ from misc.distributed import (
 )
 from misc.errors import UserError
 from misc.files import atomic_path, write_json
+from misc.precision import with_settled_precision
 from misc.progress import log, set_log_file
 from misc.provenance import Record
 from misc.schedule import scale_learning_rates
@@ -69,6 +70,7 @@ def train(
     join_processes(device)
     require_shared(paths.folder, "BASIC.SAVE_DIR")
     _open_log(paths, notes)
+    config = with_settled_precision(config, device)
     image_set = open_pictures(config)
 
     def begin() -> tuple[Record, bool]:

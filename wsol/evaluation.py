@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from misc.distributed import shard, together
+from misc.precision import autocast
 from misc.progress import log, progress
-from misc.training import autocast, eval_loader, to_device
+from misc.training import eval_loader, to_device
 from wsol.config import Config
 from wsol.figure import save_boxed, square_photo
 from wsol.localization import (

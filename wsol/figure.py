@@ -19,6 +19,7 @@ from misc.distributed import (
 )
 from misc.files import atomic_path
 from misc.maps_io import read_image
+from misc.precision import with_settled_precision
 from misc.progress import log, progress
 from misc.training import eval_loader, to_device
 from misc.transforms import resize
@@ -93,6 +94,7 @@ def draw(
     device, paths, split = select_device(device_name), paths_of(config), config.TEST.SPLIT
     weights, output = weights or paths.last, output or paths.figure
     join_processes(device)
+    config = with_settled_precision(config, device)
     require_shared(paths.folder, "BASIC.SAVE_DIR")
     with together():
         networks = load_networks(config, weights).to(device)

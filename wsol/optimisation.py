@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from misc.training import autocast
+from misc.precision import autocast
 from net.losses import CamLosses, refinement_loss
 from wsol.config import Config
 from wsol.model import CNN, TRANSFORMER, Networks, logits_of

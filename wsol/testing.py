@@ -12,6 +12,7 @@ from misc.checkpoint import load_checkpoint
 from misc.config import flatten
 from misc.distributed import join_processes, on_main, require_shared, select_device, together
 from misc.files import sha256_file, write_json
+from misc.precision import with_settled_precision
 from misc.progress import log
 from misc.seed import run_facts, seed_everything
 from misc.tables import percent, show
@@ -69,6 +70,7 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
     """
     device, paths, split = select_device(device_name), paths_of(config), config.TEST.SPLIT
     join_processes(device)
+    config = with_settled_precision(config, device)
     require_shared(paths.folder, "BASIC.SAVE_DIR")
     seed_everything(config.BASIC.SEED)
     weights = weights or paths.last
