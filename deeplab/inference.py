@@ -29,6 +29,7 @@ from misc.maps_io import opened_image, write_label
 from misc.progress import log, progress
 from misc.seed import seed_everything
 from misc.training import eval_loader
+from net.folding import fold_batch_norms
 from voc12.devkit import Devkit
 from voc12.lists import IdList, describe
 
@@ -44,7 +45,9 @@ def load_network(config: Config, model_path: Path, device: torch.device) -> Mult
     seed_everything(config.EXP.SEED)
     network = build_model(config)
     load_trained(network, model_path)
-    return network.to(device).eval()
+    network.to(device).eval()
+    fold_batch_norms(network.base)
+    return network
 
 
 @torch.inference_mode()

@@ -125,7 +125,9 @@ class IRNet(nn.Module):
         return self.mean_shift(self.fc_dp7(torch.cat(fine, dim=1)))
 
     @torch.no_grad()
-    def edge_displacement(self, image: Tensor, min_input: int = MIN_INPUT) -> tuple[Tensor, Tensor]:
+    def edge_displacement(
+        self, image: Tensor, min_input: int = MIN_INPUT, with_displacement: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
         """Boundary probabilities and displacements of one picture.
 
         The picture is zero-padded to `min_input`, as published; a larger one is padded to the next
@@ -134,6 +136,7 @@ class IRNet(nn.Module):
         Args:
             image: normalised (3, h, w).
             min_input: least side after padding in pixels.
+            with_displacement: without, it is neither computed nor returned.
 
         Returns:
             Edge (1, ceil(h / 4), ceil(w / 4)) in 0..1, the sigmoid of the mean of both logits, and
@@ -146,8 +149,13 @@ class IRNet(nn.Module):
             for side in (height, width)
         )
         pair = F.pad(torch.stack([image, image.flip(-1)]), (0, right, 0, bottom))
-        edge, displacement = (maps[..., :rows, :columns].float() for maps in self(pair))
-        return torch.sigmoid(edge[0] / 2 + edge[1].flip(-1) / 2), displacement[0]
+        maps = self.backbone(pair)
+        edge = self._edge(maps)[..., :rows, :columns].float()
+        mean = torch.sigmoid(edge[0] / 2 + edge[1].flip(-1) / 2)
+        if not with_displacement:
+            return mean, None
+        upright = self._displacement([one[:1] for one in maps])  # that of the flip is not used
+        return mean, upright[0, :, :rows, :columns].float()
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Trainable parameters: (edge branch, displacement branch)."""

@@ -24,7 +24,7 @@ def run(run: Run) -> dict[str, Any]:
 def write(run: Run, ids: Sequence[str]) -> None:
     """Write the instances of some pictures."""
     options = run.options
-    for one in infer(run, ids, STEP):
+    for one in infer(run, ids, STEP, with_displacement=True):
         found = instances_from_maps(
             one.cam,
             one.edge,

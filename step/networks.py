@@ -12,6 +12,7 @@ from misc.progress import log
 from misc.provenance import Record, seal_record, write_record
 from net.backbone import build_backbone, load_backbone
 from net.deit_cam import DeitCam, build_deit_cam
+from net.folding import fold_batch_norms
 from net.irn import IRNet
 from net.option_names import OptionNames
 from net.pretrained import load_weights
@@ -109,14 +110,20 @@ def load_branches(
         load_weights(deit, run.options.deit_weights_name, "transformer")
         deit.use_attention = use_attention
         branches.append(deit)
-    return [branch.to(device).eval() for branch in branches]
+    branches = [branch.to(device).eval() for branch in branches]
+    for branch in branches:
+        if isinstance(branch, CnnCam):
+            fold_batch_norms(branch)
+    return branches
 
 
 def load_irn(run: Run, device: torch.device) -> IRNet:
     """IRNet with its trained weights."""
     model = build_irn(run, trained=True)
     load_weights(model, run.options.irn_weights_name, "irn")
-    return model.to(device).eval()
+    model.to(device).eval()
+    fold_batch_norms(model.backbone)
+    return model
 
 
 def save_weights(

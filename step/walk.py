@@ -19,17 +19,22 @@ from voc12.dataset import MultiScaleDataset
 
 
 class Inference(NamedTuple):
-    """One picture on its way to labels: name, size (h, w), CAMs, IRNet's maps on the device."""
+    """One picture on its way to labels: name, size (h, w), CAMs, IRNet's maps on the device.
+
+    There are displacements where they are asked for.
+    """
 
     name: str
     size: tuple[int, int]
     maps: CamMaps
     cam: Tensor
     edge: Tensor
-    displacement: Tensor
+    displacement: Tensor | None
 
 
-def infer(run: Run, ids: Sequence[str], description: str) -> Iterator[Inference]:
+def infer(
+    run: Run, ids: Sequence[str], description: str, with_displacement: bool = False
+) -> Iterator[Inference]:
     """Run IRNet on pictures at their original size.
 
     Raises:
@@ -42,8 +47,10 @@ def infer(run: Run, ids: Sequence[str], description: str) -> Iterator[Inference]
         name = item["name"]
         with autocast(device, options.precision):
             image = item["images"][0].to(device)
-            edge, displacement = model.edge_displacement(image, options.irn_min_input)
-        if not (edge.isfinite().all() and displacement.isfinite().all()):
+            edge, displacement = model.edge_displacement(
+                image, options.irn_min_input, with_displacement
+            )
+        if not all(one.isfinite().all() for one in (edge, displacement) if one is not None):
             raise UserError(
                 f"{name}: the edges or displacements are not finite; {options.irn_weights_name} is "
                 "damaged or its training diverged, train it again with a lower "
