@@ -4,7 +4,8 @@
 
 Every row alternates, in one process on random weights, between the reference, ours in float32 and
 ours in bfloat16. References are the same networks without what is done for speed: planes in
-memory, batch norms as they are, every map computed, one scale and one tile at a time. Seconds are
+memory, batch norms as they are, every map computed, one scale and one tile or picture at a time;
+of training steps there is one form. Seconds are
 those of the processor; ratios, reference by ours, are medians over the rounds. The rows are those
 of a Markdown table.
 """
@@ -21,12 +22,18 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from deeplab.config import Config as DeepLabConfig
+from deeplab.model import build_model, msc_loss
 from misc.precision import BFLOAT16, FLOAT32, autocast
+from net.affinity import path_index
 from net.backbone import build_backbone
 from net.deit_cam import DeitCam, build_deit_cam
 from net.folding import fold_batch_norms
 from net.irn import IRNet
+from net.losses import irn_losses
 from net.resnet_cam import CnnCam, build_cnn_cam
+from net.vit import build_vit
+from wsol.model import TsCam
 
 Call = Callable[[], object]
 CPU = torch.device("cpu")
@@ -97,7 +104,66 @@ def _steps(model: torch.nn.Module, images: Tensor) -> tuple[Call, Call]:
     return step, step
 
 
-ROWS = {row.__name__: row for row in (cam_cnn, cam_deit, irn, train_cnn, train_deit)}
+def irn_step() -> tuple[str, Call, Call]:
+    """IRNet's losses and their gradient; no graph is kept of the frozen backbone."""
+    paths = path_index(10)
+    model, images = IRNet(build_backbone("resnet50", "random")).train(), torch.randn(2, 3, 320, 320)
+    labels = torch.randint(0, 3, (2, 80, 80))
+
+    def step() -> None:
+        model.zero_grad()
+        edge, displacement = model(images)
+        irn_losses(edge.float(), displacement.float(), labels, paths, 20).total().backward()
+
+    return "IRNet step, 2 of 320", step, step
+
+
+def deeplab_test() -> tuple[str, Call, Call]:
+    """DeepLab's logits of a picture over its scales."""
+    reference, ours = (build_model(DeepLabConfig()).eval() for _ in range(2))
+    fold_batch_norms(ours.base)
+    image = torch.randn(1, 3, *PICTURE)
+
+    def of(network: torch.nn.Module) -> Call:
+        return torch.no_grad()(lambda: network(image))
+
+    return "DeepLab test, 375x500, four scales", of(reference), of(ours)
+
+
+def deeplab_step() -> tuple[str, Call, Call]:
+    """DeepLab's loss over its scales and its gradient."""
+    model, images = build_model(DeepLabConfig()).train(), torch.randn(1, 3, 321, 321)
+    labels = torch.randint(0, 21, (1, 321, 321))
+
+    def step() -> None:
+        model.zero_grad()
+        msc_loss([one.float() for one in model.forward_all(images)], labels)[0].backward()
+
+    return "DeepLab step, 1 of 321, four scales", step, step
+
+
+def wsol_eval() -> tuple[str, Call, Call]:
+    """TS-CAM's maps of a batch, with fused attention."""
+    vit = build_vit("deit_small_patch16_224", 224, "random")
+    model, images = TsCam(vit, 200).eval(), torch.randn(8, 3, 224, 224)
+    one = torch.no_grad()(lambda: [model.maps_and_attention(image[None]) for image in images])
+    return "WSOL maps, 8 of 224", one, torch.no_grad()(lambda: model.maps_and_attention(images))
+
+
+ROWS = {
+    row.__name__: row
+    for row in (
+        cam_cnn,
+        cam_deit,
+        irn,
+        train_cnn,
+        train_deit,
+        irn_step,
+        deeplab_test,
+        deeplab_step,
+        wsol_eval,
+    )
+}
 
 
 def main() -> None:
