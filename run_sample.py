@@ -3,16 +3,15 @@
 python run_sample.py --voc12_root VOCdevkit/VOC2012     the published run
 python run_sample.py --photos FOLDER                    your own photos, in a folder per class
 python run_sample.py --preset demo                      the built-in sample on a laptop
+python run_sample.py --preset demo --estimate           only what that would take
 python run_sample.py --help                             every option with its default
 """
 
 import shlex
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -30,7 +29,20 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the chosen steps; returns the exit status."""
     # Parsing comes first and alone: --help and wrong options answer without loading torch.
-    return run_entry("run_sample.py", lambda: run_pipeline(parse_args(argv)))
+    return run_entry("run_sample.py", lambda: start(parse_args(argv)))
+
+
+def start(options: Options) -> None:
+    """Run the pipeline, or only tell what that would take."""
+    from misc.progress import log
+
+    warnings.showwarning = lambda message, *_: log(f"warning: {message}")
+    if options.estimate is None:
+        run_pipeline(options)
+    else:
+        from step.estimate import estimate
+
+        estimate(options)
 
 
 def run_pipeline(options: Options) -> dict[str, Any]:
@@ -51,13 +63,11 @@ def run_pipeline(options: Options) -> dict[str, Any]:
         select_device,
         together,
     )
-    from misc.progress import log
     from step.checks import check_machine
     from step.report import Report
     from step.run import prepare_data
 
     join_processes(select_device(options.device))
-    warnings.showwarning = lambda message, *_: log(f"warning: {message}")
     on_main(lambda: open_log(options))
     require_shared(options.work_dir, "--work_dir")
     run = on_main(lambda: prepare_data(options))
@@ -107,29 +117,11 @@ def preflight(run: "Run") -> tuple[str, ...]:
     return steps
 
 
-def step_modules() -> dict[str, ModuleType]:
-    """The nine steps by name."""
-    from step import (
-        cam_to_ir_label,
-        eval_cam,
-        eval_ins_seg,
-        eval_sem_seg,
-        make_cam,
-        make_ins_seg_labels,
-        make_sem_seg_labels,
-        train_cam,
-        train_irn,
-    )
-
-    modules = (train_cam, make_cam, eval_cam, cam_to_ir_label, train_irn)
-    modules += (make_ins_seg_labels, eval_ins_seg, make_sem_seg_labels, eval_sem_seg)
-    return {module.STEP: module for module in modules}
-
-
 def run_step(name: str, run: "Run", steps: Sequence[str], report: "Report") -> None:
     """Run a step if it is one of the chosen `steps`, timed, and store what it returns."""
-    from misc.distributed import on_main, peak_memory, reset_peak_memory, select_device
+    from misc.distributed import on_main
     from misc.progress import log
+    from step.steps import run_measured
 
     title = f"[{STEP_NAMES.index(name) + 1}/{len(STEP_NAMES)}] {name}"
     if name not in steps:
@@ -137,14 +129,10 @@ def run_step(name: str, run: "Run", steps: Sequence[str], report: "Report") -> N
             log(f"{title}: off (--{switch_name(name)})")
         return
     log(f"{title} ...")
-    device = select_device(run.options.device)
-    reset_peak_memory(device)
-    start = time.perf_counter()
-    result = step_modules()[name].run(run)
-    seconds, memory = time.perf_counter() - start, peak_memory(device)
+    result, seconds, memory = run_measured(name, run)
     shown = ", ".join(f"{device} {size / 2**30:.2f} GiB" for device, size in memory.items())
     log(f"{title}: {seconds:.1f} s, peak memory {shown}")
-    on_main(lambda: report.add(name, result or {}, seconds, memory))
+    on_main(lambda: report.add(name, result, seconds, memory))
 
 
 def draw_overlays(run: "Run", steps: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ how the text is read, the metadata what is allowed and told:
 - `help`, `aliases` (more names), `group` (title of the help group that starts with this field)
 - `min`, `max`, `positive`: bounds of the number, or of each number of a list
 - `choices`, `action`, `metavar`: as argparse has them; `parse` reads the text instead
+- `alone`: value of the option where it stands without one
 - `text`: the default as it would be typed, where that is told rather than the value
 - `exclusive`: any name; of the options that share it only one may be given
 
@@ -63,6 +64,8 @@ def _argument(item: Field, annotation: Any) -> dict[str, Any]:
     if default is MISSING:
         default = item.default_factory()
     told = {key: known[key] for key in ("help", "choices", "action", "metavar") if key in known}
+    if "alone" in known:
+        told |= {"nargs": "?", "const": known["alone"]}
     told["default"] = known.get("text", str(default) if isinstance(default, Path) else default)
     if annotation is bool:
         return {"action": BooleanAction, **told}

@@ -1,7 +1,10 @@
 """What a run says while it runs: bars on the console, time-stamped lines in a log file."""
 
 import sys
-from collections.abc import Iterable, Sized
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -33,7 +36,41 @@ class RunLog:
             stream.writelines(f"{stamp} {line}\n" for line in message.split("\n"))
 
 
+@dataclass(frozen=True)
+class Loop:
+    """What was seen of a loop with a bar.
+
+    Attributes:
+        description: the text before its bar.
+        seconds: that each finished round took, from asking for its item to asking for the next.
+    """
+
+    description: str
+    seconds: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """The loops that `watched` has seen so far."""
+
+    finish_round: Callable[[], object]
+    loops: list[Loop] = field(default_factory=list)
+
+    def over(self, items: Iterable[Any], description: str) -> Iterator[Any]:
+        """The items; how long each round takes is written down."""
+        loop = Loop(description)
+        self.loops.append(loop)
+        start = time.perf_counter()
+        for item in items:
+            yield item
+            self.finish_round()
+            now = time.perf_counter()
+            loop.seconds.append(now - start)
+            start = now
+
+
 _run_log: RunLog | None = None
+_watch: _Watch | None = None
 
 
 def set_log_file(path: Path | str | None) -> None:
@@ -44,7 +81,7 @@ def set_log_file(path: Path | str | None) -> None:
 
 def log(message: str) -> None:
     """Say something: to the console, past any bar, and to the log file. Main process only."""
-    if not is_main_process():
+    if not is_main_process() or _watch is not None:
         return
     encoding = sys.stdout.encoding or "utf-8"
     tqdm.write(message.encode(encoding, _ESCAPED).decode(encoding), file=sys.stdout)
@@ -71,9 +108,12 @@ def progress(iterable: Iterable[Any], description: str, total: int | None = None
         total: number of items when `iterable` has no length.
     """
     quiet = not is_main_process()
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
     if world_size() > 1:
-        total = len(iterable) if total is None and isinstance(iterable, Sized) else total
         iterable = unless_another_failed(iterable)
+    if _watch is not None:
+        iterable = _watch.over(iterable, description)
     if sys.stderr.isatty():
         return tqdm(
             iterable, description, total, disable=quiet, dynamic_ncols=True, file=sys.stderr
@@ -89,6 +129,25 @@ def progress(iterable: Iterable[Any], description: str, total: int | None = None
         ascii=True,
         ncols=80,
     )
+
+
+@contextmanager
+def watched(finish_round: Callable[[], object] = lambda: None) -> Iterator[list[Loop]]:
+    """Measure the rounds of all loops that have a bar; `log` says nothing meanwhile.
+
+    Args:
+        finish_round: called before the clock is read, so that a device has done what the round
+            gave it to do.
+
+    Yields:
+        The loops, in the order in which they begin; more are added as the block goes on.
+    """
+    global _watch
+    before, _watch = _watch, _Watch(finish_round)
+    try:
+        yield _watch.loops
+    finally:
+        _watch = before
 
 
 class _LineStream:

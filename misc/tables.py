@@ -27,16 +27,22 @@ def iou_table(names: Sequence[str], columns: Mapping[str, Column], decimals: int
     rows = {name: [column.iou.get(name) for column in columns.values()] for name in names}
     rows = {name: row for name, row in rows.items() if any(value is not None for value in row)}
     rows["mean"] = [column.mean for column in columns.values()]
-    first = max(map(len, [*rows, "class"]))
     least = len(f"{_WIDEST}.{'0' * decimals}")
-    widths = [max(len(heading), least) for heading in columns]
+    heading = ["class", *(f"{name:>{least}}" for name in columns)]
+    body = [[name, *(show(value, decimals) for value in row)] for name, row in rows.items()]
+    return aligned([heading, *body])
 
-    def line(name: str, cells: Sequence[str]) -> str:
-        padded = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        return _GAP.join([f"{name:<{first}}", *padded])
 
-    body = [line(name, [show(value, decimals) for value in row]) for name, row in rows.items()]
-    return "\n".join([line("class", list(columns)), *body])
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Lines of equally wide cells, the first `left` of them flush left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        pairs = enumerate(zip(cells, widths, strict=True))
+        padded = [f"{text:{'<' if at < left else '>'}{width}}" for at, (text, width) in pairs]
+        return _GAP.join(padded).rstrip()
+
+    return "\n".join(map(line, rows))
 
 
 def by_class(names: Sequence[str], values: Iterable[float]) -> dict[str, float | None]:
@@ -52,3 +58,9 @@ def percent(value: float) -> float | None:
 def show(value: float | None, decimals: int = 2) -> str:
     """A number with some decimals, or a dash where nothing was counted."""
     return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as hours, minutes and seconds: 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -90,7 +90,7 @@ class Training:
         fingerprint: identifies arguments and data of the run.
         unit: what is counted.
         drop_last: leave out the pictures of an epoch that fill no batch; without it they are a
-            last, smaller batch.
+            last, smaller batch; None fills that from the next epoch.
         accumulate: batches of an update.
         num_workers: loader processes.
         report_every: units between two entries of log, history and TensorBoard.
@@ -126,7 +126,7 @@ class Training:
     state_path: Path
     fingerprint: str
     unit: Literal["epoch", "iteration"] = "epoch"
-    drop_last: bool = True
+    drop_last: bool | None = True
     accumulate: int = 1
     num_workers: int = 0
     report_every: int = 1
@@ -163,6 +163,16 @@ class Training:
         if rest:
             raise ValueError(f"an epoch is no whole number of updates of {self.accumulate} batches")
         return steps
+
+    def shorten(self, steps: int, batch_size: int) -> None:
+        """Make it one epoch of a few updates, with all that comes after an epoch, to see the cost.
+
+        Args:
+            steps: how many.
+            batch_size: even if it is more than there are pictures, which are then drawn again.
+        """
+        self.unit, self.units, self.steps_per_unit = "epoch", 1, steps
+        self.batch_size, self.drop_last = batch_size, None
 
     def run(self) -> None:
         """Run all units that are not finished yet.

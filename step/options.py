@@ -162,6 +162,16 @@ class Options:
     )
     force: bool = _other(False, "go on although an input was made with other arguments")
     log_name: str = _other("sample_train_eval", "NAME.log in --work_dir")
+    estimate: int | None = bounded(
+        None,
+        2,
+        affects=(),
+        alone=8,
+        metavar="PICTURES",
+        help="only tell what is left of the chosen steps would take: run them on some pictures (8 "
+        "where no number is given) in a temporary folder, print a table of time, memory and disk, "
+        "and stop; nothing is written",
+    )
 
     voc12_root: str | None = _other(
         None, "devkit folder with JPEGImages, such as VOCdevkit/VOC2012", group="data"

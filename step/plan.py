@@ -7,6 +7,7 @@ hashes of what went in; devices, batch sizes of inference, workers and folders a
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -289,30 +290,35 @@ def _begin(name: str, run: Run, is_finished: Callable[[str], bool] | None) -> Wo
             option=output.option,
             lists=list_facts(run, output),
         )
-    read = [OUTPUTS[one.name] for one in step.reads if one.lists]
-
-    def is_current(image_id: str) -> bool:
-        inputs = [one.file(run, image_id) for one in read]
-        return all(up_to_date(output.file(run, image_id), *inputs) for output in step.writes)
-
-    is_finished = is_finished or is_current
+    is_finished = is_finished or partial(is_current, step, run)
     return Work(ids, [i for i in ids if not is_finished(i)], record)
 
 
+def is_current(step: Step, run: Run, image_id: str) -> bool:
+    """Whether a picture has its outputs of a step, none older than what the step reads for it."""
+    read = [OUTPUTS[one.name] for one in step.reads if one.lists]
+    inputs = [one.file(run, image_id) for one in read]
+    return all(up_to_date(output.file(run, image_id), *inputs) for output in step.writes)
+
+
 def require_inputs(name: str, run: Run) -> None:
-    """Stop when an input of a step is missing or was made by something else.
+    """Stop when an input of a step is missing or was made by something else; see `require_read`."""
+    for one in STEPS[name].reads:
+        require_read(one, run)
+
+
+def require_read(one: Input, run: Run) -> None:
+    """Stop when an input is missing or was made by something else.
 
     Raises:
         UserError: names it, or counts the pictures whose files are missing.
     """
-    for one in STEPS[name].reads:
-        output = OUTPUTS[one.name]
-        if one.is_used(run.options):
-            require_input(one.name, run)
-        if one.lists:
-            folder = output.path(run)
-            maker = IMPORT_STEP if is_imported(folder) else output.step
-            require_outputs(folder, str(output.suffix), run.ids(*one.lists), maker)
+    if one.is_used(run.options):
+        require_input(one.name, run)
+    if one.lists:
+        folder = OUTPUTS[one.name].path(run)
+        maker = IMPORT_STEP if is_imported(folder) else OUTPUTS[one.name].step
+        require_outputs(folder, str(OUTPUTS[one.name].suffix), run.ids(*one.lists), maker)
 
 
 def require_input(name: str, run: Run) -> None:

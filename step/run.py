@@ -28,10 +28,12 @@ class Run:
     Attributes:
         options: all of them; what follows from the data is filled in.
         source: the data.
+        trial_steps: of each training in a trial, see `step.estimate`; None trains to the end.
     """
 
     options: Options
     source: DataSource
+    trial_steps: int | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -89,6 +89,8 @@ def run(run: Run) -> dict[str, Any]:
     if not work.left:
         return {}
     training = _prepare(run, work.ids, work.record.fingerprint)
+    if run.trial_steps is not None:
+        training.shorten(run.trial_steps, run.options.cam_batch_size)
     training.run()
     models = {"cam_weights_name": training.models["cnn"]}
     models["deit_weights_name"] = training.models["transformer"]

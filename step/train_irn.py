@@ -57,6 +57,8 @@ def run(run: Run) -> dict[str, Any]:
     if not work.left:
         return {}
     training = _prepare(run, run.ids("train_list"), work.record.fingerprint)
+    if run.trial_steps is not None:
+        training.shorten(run.trial_steps, run.options.irn_batch_size)
     training.run()
     model = training.models["irn"]
     mean = store_mean_displacement(run, model, training.device)

@@ -26,6 +26,7 @@ class Schema:
     rate: float = positive(0.5, help="per step")
     share: float = bounded(0.25, 0, 1, help="of all")
     count: int = bounded(3, 0, 9, help="at most nine")
+    some: int | None = bounded(None, 2, alone=8, help="eight where no number is given")
     kind: Literal["a", "b"] = setting("a", help="which", group="second things")
     is_on: bool = setting(True, help="switch")
     folder: Path = setting(Path("x/y"), help="where")
@@ -147,3 +148,11 @@ def test_other_commands_read_the_values_of_a_field_alike() -> None:
 def test_numbers_are_finite_and_not_below_the_least(text: str, least: float) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=f"{text} must be at least {least}"):
         number(float, least)(text)
+
+
+def test_option_may_stand_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [parse(*words).some for words in ([], ["--some"], ["--some", "3"])] == [None, 8, 3]
+    assert parse("--some", "--count", "4").count == 4
+    with pytest.raises(SystemExit):
+        parse("--some", "1")
+    assert "1 must be at least 2" in capsys.readouterr().err

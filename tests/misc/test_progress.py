@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from misc.progress import log, progress, set_log_file
+from misc.progress import log, progress, set_log_file, watched
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +84,40 @@ def test_bars_within_a_bar_are_lines_without_escapes(monkeypatch: pytest.MonkeyP
         *["validate:   0 0/3", "validate: 100 3/3"] * 2,
         "train: 100 2/2",
     ]
+
+
+def test_watched_loops_have_the_time_of_every_round(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A round lasts from asking for its item to asking for the next, the device's work included."""
+    now = [100.0]
+    monkeypatch.setattr("misc.progress.time.perf_counter", lambda: now[0])
+
+    def items() -> Iterator[int]:
+        for number in (1, 2, 3):
+            now[0] += 10  # to load it
+            yield number
+
+    def finish() -> None:
+        now[0] += 0.5
+
+    with watched(finish) as loops:
+        for number in progress(items(), "outer"):
+            now[0] += number
+            for _ in progress(range(number - 1), "inner"):
+                now[0] += 4
+            log("hidden")
+    log("shown")
+    assert list(progress(range(2), "later")) == [0, 1]
+    assert [loop.description for loop in loops] == ["outer", "inner", "inner", "inner"]
+    assert [loop.seconds for loop in loops] == [[11.5, 17, 22.5], [], [4.5], [4.5, 4.5]]
+    assert capsys.readouterr().out == "shown\n"
+
+
+def test_a_loop_that_fails_is_watched_no_longer() -> None:
+    with pytest.raises(ZeroDivisionError), watched() as loops:
+        for _ in progress(range(2), "fails"):
+            1 / 0  # noqa: B018
+    assert loops[0].seconds == []
+    list(progress(range(2), "not watched"))
+    assert len(loops) == 1

@@ -1,6 +1,8 @@
-"""The table of IoU by class."""
+"""The table of IoU by class, and texts in columns."""
 
-from misc.tables import Column, iou_table
+import pytest
+
+from misc.tables import Column, aligned, clock, iou_table
 
 COLUMNS = {
     "seed": Column({"background": 76.25, "cow": None, "dog": 5.0}, 40.625),
@@ -25,3 +27,26 @@ def test_decimals_and_short_names() -> None:
     assert iou_table(["cow"], columns, decimals=1) == "\n".join(
         ["class   mask", "cow    100.0", "mean    33.2"]
     )
+
+
+def test_cells_are_aligned_and_lines_end_with_the_text() -> None:
+    rows = [["step", "unit", "units", "s"], ["a", "picture", "7", ""], ["bcdef", "", "12", "0.5"]]
+    assert aligned(rows, left=2).splitlines() == [
+        "step   unit     units    s",
+        "a      picture      7",
+        "bcdef              12  0.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0:00:00"),
+        (59.4, "0:00:59"),
+        (59.6, "0:01:00"),
+        (3661, "1:01:01"),
+        (360000, "100:00:00"),
+    ],
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text

@@ -86,6 +86,38 @@ def test_full_batches_of_different_pictures_in_every_epoch(run: Callable) -> Non
         assert len(set(indices)) == 2 * BATCH_SIZE
 
 
+def test_short_training_draws_few_pictures_again(tmp_path: Path) -> None:
+    """Four steps of three pictures are six rounds of two; then one epoch ends, as it would."""
+    drawn: list[int] = []
+    ended: list[int] = []
+
+    def step(models: dict[str, nn.Module], batch: dict[str, Any], epoch: int) -> Loss:
+        assert epoch == 0 and len(batch["index"]) == 3
+        drawn.extend(batch["index"].tolist())
+        return loss_of(1.0)
+
+    training = Training(
+        title="numbers",
+        dataset=Numbers(2),
+        batch_size=2,
+        units=EPOCHS,
+        seed=0,
+        models={"net": nn.Linear(1, 1)},
+        optimisers={},
+        step=step,
+        device=torch.device("cpu"),
+        state_path=tmp_path / "a.pth",
+        fingerprint="",
+        measure=lambda epoch: {"measured": float(epoch)},
+        hooks=[Hook(1, ended.append)],
+    )
+    training.shorten(4, batch_size=3)
+    training.run()
+    assert sorted(drawn) == [0] * 6 + [1] * 6
+    assert all(sorted(drawn[at : at + 2]) == [0, 1] for at in range(0, 12, 2))
+    assert training.history == [{"loss": 1.0, "measured": 1.0}] and ended == [1]
+
+
 def test_a_last_smaller_batch_is_kept_when_asked_for(run: Callable) -> None:
     sizes: list[int] = []
     indices: list[int] = []
