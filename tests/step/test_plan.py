@@ -109,7 +109,16 @@ DO_NOT_COUNT: dict[str, Any] = {
     "cam_out_dir": "elsewhere",
     "ir_label_out_dir": "elsewhere",
 }
-LEFT_OUT = {"preset", "steps", "from_step", "work_dir", "cache_dir", "result_dir", "edge_out_dir"}
+LEFT_OUT = {
+    "preset",
+    "estimate",
+    "steps",
+    "from_step",
+    "work_dir",
+    "cache_dir",
+    "result_dir",
+    "edge_out_dir",
+}
 LEFT_OUT |= {"sem_seg_out_dir", "ins_seg_out_dir", "help"}  # outputs, never inputs of a record
 LEFT_OUT |= {"overlays", "overlay_out_dir", "full_size_out_dir"}
 DATA = {
