@@ -25,10 +25,11 @@ from deeplab.preflight import check_evaluation
 from misc.distributed import join_processes, on_main, require_shared, shard, together
 from misc.errors import UserError
 from misc.files import sha256_file, up_to_date
+from misc.loading import eval_loader, to_device
 from misc.maps_io import opened_image, write_label
 from misc.progress import log, progress
 from misc.seed import seed_everything
-from misc.training import eval_loader
+from misc.writing import BackgroundWriter
 from net.folding import fold_batch_norms
 from voc12.devkit import Devkit
 from voc12.lists import IdList, describe
@@ -51,28 +52,39 @@ def load_network(config: Config, model_path: Path, device: torch.device) -> Mult
 
 
 @torch.inference_mode()
-def segment(network: MultiScale, image: Tensor, weights: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Segment one picture.
+def segment(network: MultiScale, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Segment one picture, without waiting for the device; see `fetch`.
 
     Args:
         network: in evaluation mode.
         image: (3, h, w) float32 BGR minus mean, on the device of the network.
-        weights: file of the network's weights, for messages.
 
     Returns:
         Logits (C, h', w') float32 at the stride of the network, and labels (h, w) uint8.
+    """
+    scores = network(image[None]).float()
+    full = F.interpolate(scores, image.shape[-2:], mode="bilinear", align_corners=False)
+    return scores[0], full[0].argmax(dim=0).to(torch.uint8)
+
+
+def fetch(scores: Tensor, label: Tensor, weights: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of `segment` from the device.
+
+    Args:
+        scores: (C, h', w').
+        label: (h, w).
+        weights: file of the network's weights, for messages.
 
     Raises:
         UserError: a logit is not finite, so that every label would be arbitrary.
     """
-    scores = network(image[None]).float()
-    if not torch.isfinite(scores).all():
+    logits = scores.cpu().numpy()
+    if not np.isfinite(logits).all():
         raise UserError(
             f"with the weights {weights} the network gives class scores that are NaN or infinite; "
             "they are damaged or their training diverged, use another checkpoint."
         )
-    full = F.interpolate(scores, image.shape[-2:], mode="bilinear", align_corners=False)
-    return scores[0].cpu().numpy(), full[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return logits, label.cpu().numpy()
 
 
 def run(
@@ -187,14 +199,19 @@ def _segment_all(
     """Write logits and predictions of pictures."""
     paths = Paths(config)
     dataset = PictureDataset(Devkit(dataset_root(config)), ids, config.IMAGE.MEAN)
-    loader = eval_loader(dataset, None, config.DATALOADER.NUM_WORKERS)
+    loader = eval_loader(dataset, None, config.DATALOADER.NUM_WORKERS, device)
     # Hashed before they are read: a picture replaced meanwhile counts as changed next time.
     hashes = {i: lineage.picture_hash(path) for i, path in lineage.image_paths(config, ids).items()}
     folder, predictions = paths.logits_dir(split), paths.prediction_dir(split)
-    for item in progress(loader, "test"):
-        name = item["name"]
-        scores, label = segment(network, item["image"].to(device), model_path)
+
+    def write(name: str, *found: Tensor) -> None:
+        scores, label = fetch(*found, model_path)
         lineage.forget_picture(folder, name)
         logits.save_logits(folder / f"{name}{logits.SUFFIX}", scores)
         write_label(predictions / f"{name}{outputs.PREDICTION_SUFFIX}", label)
         lineage.record_picture(folder, name, hashes[name])
+
+    with BackgroundWriter() as writer:
+        for item in progress(loader, "test"):
+            found = segment(network, to_device(item["image"], device))
+            writer.submit(item["name"], write, item["name"], *found)

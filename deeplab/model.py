@@ -353,7 +353,7 @@ def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
         (B, height, width), dtype and device of `labels`.
     """
     rows, columns = (
-        _nearest(length, target).to(labels.device)
+        _nearest(length, target).to(labels.device, non_blocking=True)
         for length, target in zip(labels.shape[-2:], size, strict=True)
     )
     return labels[:, rows[:, None], columns]

@@ -8,18 +8,19 @@ weights or settings made. Files without that are not ours and are never replaced
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from deeplab import lineage
 from deeplab.config import Config, class_names
 from deeplab.crf import refine_logits
 from deeplab.data import to_input
-from deeplab.inference import load_network, segment
+from deeplab.inference import fetch, load_network, segment
 from deeplab.model import MultiScale
 from misc.distributed import (
     gather_shards,
@@ -32,12 +33,14 @@ from misc.distributed import (
 )
 from misc.errors import UserError
 from misc.files import atomic_path, sha256_file
+from misc.loading import eval_loader, to_device
 from misc.maps_io import read_image, write_label
 from misc.progress import log, progress
 from misc.provenance import Record, read_record, record_path, write_record
 from misc.tables import percent, show
 from misc.transforms import NEAREST, resize
 from misc.visualize import overlay_label
+from misc.writing import BackgroundWriter
 from net.crf import require_backend
 from voc12.lists import some_of
 
@@ -105,7 +108,7 @@ def run(
     )
     segmenter = Segmenter(network, model_path, config, device, crf)
     with together():
-        share = [_do(p, output, record, segmenter) for p in progress(shard(left), "predict")]
+        share = _predict(shard(left), output, record, segmenter)
     unreadable = _told_by_all(left, gather_shards(share))
     if unreadable:
         raise UserError(
@@ -215,24 +218,65 @@ def _origin(path: Path, record: Record) -> str:
     return f"{lineage.picture_hash(path)} {record.fingerprint}"
 
 
-# ------------------------------------------------------------------------------------ one picture
+# -------------------------------------------------------------------------------- every picture
 
 
-def _do(path: Path, output: Path, record: Record, segmenter: Segmenter) -> Outcome:
-    """Segment a picture and write its files."""
-    origin = _origin(path, record)  # before it is read: replaced meanwhile, it is done again
-    try:
-        image = read_image(path)
-    except UserError as error:
-        return _told(f"left out: {error}", readable=False)
-    label = label_picture(image, segmenter)
+class _Photos(Dataset[dict[str, Any]]):
+    """Pictures of a folder; use with `DataLoader(batch_size=None)`.
+
+    Items:
+        index (int) and origin (str, see `_origin`); of a file that is no picture error (str); of a
+        picture image (h, w, 3) uint8 RGB, scaled, which has the long side for the network, and
+        input (3, h', w') float32, what the network gets of that.
+    """
+
+    def __init__(self, paths: Sequence[Path], record: Record, config: Config) -> None:
+        self.paths, self.record, self.config = paths, record, config
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path, settings = self.paths[index], self.config.IMAGE
+        # Before it is read: a picture replaced meanwhile is done again.
+        item = {"index": index, "origin": _origin(path, self.record)}
+        try:
+            image = read_image(path)
+        except UserError as error:
+            return {**item, "error": str(error)}
+        long_side = settings.SIZE.TEST
+        scaled = image if long_side is None else scale_long_side(image, long_side)
+        return {**item, "image": image, "scaled": scaled, "input": to_input(scaled, settings.MEAN)}
+
+
+def _predict(
+    paths: Sequence[Path], output: Path, record: Record, segmenter: Segmenter
+) -> list[Outcome]:
+    """Segment pictures and write their files."""
+    config, device = segmenter.config, segmenter.device
+    workers = config.DATALOADER.NUM_WORKERS if len(paths) > 1 else 0
+    loader = eval_loader(_Photos(paths, record, config), None, workers, device)
+    names, outcomes = class_names(config), []
+    with BackgroundWriter() as writer:
+        for item in progress(loader, "predict"):
+            path = paths[item["index"]]
+            if "error" in item:
+                outcomes.append(_told(f"left out: {item['error']}", readable=False))
+                continue
+            image = item["image"].numpy()
+            label = _label(item, segmenter)
+            writer.submit(path.name, _write, path, output, item["origin"], image, label)
+            outcomes.append(_told(f"{path.name}: {contents(label, names)}", readable=True))
+    return outcomes
+
+
+def _write(path: Path, output: Path, origin: str, image: np.ndarray, label: np.ndarray) -> None:
     label_map, overlay = _targets(path, output)
     lineage.record_picture(output, path.stem, _UNFINISHED)  # ours from here on
     write_label(label_map, label)
     with atomic_path(overlay) as temporary:
         Image.fromarray(overlay_label(image, label)).save(temporary, quality=_OVERLAY_QUALITY)
     lineage.record_picture(output, path.stem, origin)
-    return _told(f"{path.name}: {contents(label, class_names(segmenter.config))}", readable=True)
 
 
 def _told(text: str, readable: bool) -> Outcome:
@@ -240,15 +284,13 @@ def _told(text: str, readable: bool) -> Outcome:
     return Outcome(text, readable)
 
 
-def label_picture(image: np.ndarray, segmenter: Segmenter) -> np.ndarray:
-    """Segment an (h, w, 3) uint8 RGB picture of any size; returns (h, w) uint8 labels."""
-    config, long_side = segmenter.config, segmenter.config.IMAGE.SIZE.TEST
-    scaled = image if long_side is None else scale_long_side(image, long_side)
-    images = to_input(scaled, config.IMAGE.MEAN).to(segmenter.device)
-    logits, label = segment(segmenter.network, images, segmenter.weights)
+def _label(item: dict[str, Any], segmenter: Segmenter) -> np.ndarray:
+    """Segment a picture of `_Photos`: (h, w) uint8 labels."""
+    found = segment(segmenter.network, to_device(item["input"], segmenter.device))
+    logits, label = fetch(*found, segmenter.weights)
     if segmenter.crf:
-        label = refine_logits(logits, scaled, config)
-    return resize(label, image.shape[:2], NEAREST)
+        label = refine_logits(logits, item["scaled"].numpy(), segmenter.config)
+    return resize(label, tuple(item["image"].shape[:2]), NEAREST)
 
 
 def scale_long_side(image: np.ndarray, long_side: int) -> np.ndarray:

@@ -30,6 +30,7 @@ from misc.distributed import (
 )
 from misc.errors import UserError
 from misc.files import remove_leftovers
+from misc.loading import pinned, to_device
 from misc.progress import log, progress
 from misc.seed import seed_random_layers
 from misc.tensorboard import Board, open_board
@@ -241,7 +242,7 @@ class Training:
             self.dataset,
             batch_sampler=stream,
             num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=pinned(self.device),
             generator=torch.Generator(),
         )
         for number, batch in enumerate(loader, stream.start):
@@ -416,16 +417,3 @@ class _Losses:
         means = {name: value / self._pictures for name, value in self._sums.items()}
         self._sums, self._pictures = {}, 0
         return means
-
-
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Move the tensors of a batch to the device."""
-    return {
-        key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
-        for key, value in batch.items()
-    }
-
-
-def eval_loader(dataset: Dataset, batch_size: int | None, num_workers: int) -> DataLoader:
-    """Loader in list order; `batch_size` None yields single items as they are."""
-    return DataLoader(dataset, batch_size, shuffle=False, num_workers=num_workers)

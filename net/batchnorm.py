@@ -69,8 +69,8 @@ def _normalise(norm: nn.BatchNorm2d, maps: Tensor) -> Tensor:
     """
     values = maps.to(torch.promote_types(maps.dtype, torch.float32))
     part = float(takes_part())
-    sums = part * torch.cat([values.sum(dim=(0, 2, 3)), values.new_tensor([values[:, 0].numel()])])
-    total = all_reduce_sum(sums)
+    own_count = values.new_full((1,), values[:, 0].numel())
+    total = all_reduce_sum(part * torch.cat([values.sum(dim=(0, 2, 3)), own_count]))
     count = total[-1].detach()
     mean = total[:-1] / count
     centred = values - mean[:, None, None]

@@ -98,7 +98,8 @@ def irn_losses(
     positive = (_mean(background, same, in_background) + _mean(foreground, same, in_foreground)) / 2
     negative = _mean(different, -torch.log(1.0 + _EPSILON - affinity), in_different)
     pair = pair_displacement(displacement.float(), paths)  # (B, 2, pairs, sources)
-    offsets = torch.as_tensor(paths.search_dst, device=pair.device, dtype=pair.dtype)
+    offsets = torch.as_tensor(paths.search_dst, dtype=pair.dtype)
+    offsets = offsets.to(pair.device, non_blocking=True)
     to_offset = (pair - offsets.T[None, :, :, None]).abs().sum(dim=1)
     return IrnLosses(
         positive,

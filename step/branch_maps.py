@@ -12,7 +12,7 @@ import numpy as np
 from misc.distributed import select_device
 from misc.errors import UserError
 from misc.progress import log
-from step.make_cam import infer
+from step.make_cam import fetch, infer
 from step.plan import OUTPUTS, is_made_as_now
 from step.run import Run
 
@@ -55,7 +55,7 @@ def branch_maps(
     alone, device = _alone(run, branch), select_device(run.options.device)
     title = f"maps of the {branch}"
     for name, _, high_res in infer(alone, list(keys), keys, device, title, use_attention=False):
-        yield name, high_res
+        yield name, *fetch(alone, name, high_res)
 
 
 def _alone(run: Run, branch: str) -> Run:

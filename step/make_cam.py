@@ -14,10 +14,11 @@ from torch import Tensor
 
 from misc.distributed import select_device, together
 from misc.errors import UserError
+from misc.loading import eval_loader, to_device
 from misc.maps_io import load_cam_origin, save_cam
 from misc.precision import autocast
 from misc.progress import log, progress
-from misc.training import eval_loader
+from misc.writing import BackgroundWriter
 from net.cam_maps import fuse, normalise_maps, sum_scales
 from net.deit_cam import DeitCam
 from net.resnet_cam import CnnCam
@@ -59,7 +60,7 @@ def picture_cams(
     Returns:
         cam (K, ceil(h / 4), ceil(w / 4)) and high_res (K, h, w), float32 in 0..1.
     """
-    index = torch.as_tensor(keys, device=images[0].device)
+    index = torch.as_tensor(keys).to(images[0].device, non_blocking=True)
     coarse, full = [], []
     for branch in branches:
         maps = [cam[index] for cam in multi_scale_cams(branch, images, tile_batch)]
@@ -82,11 +83,16 @@ def run(run: Run) -> dict[str, Any]:
         STEP, run, lambda i: _finished(output.file(run, i), keys[i], source.picture_hash(i))
     )
     log(f"{STEP}: {len(work.left)} of {len(work.ids)} pictures, fusion {options.cam_fusion}")
-    with together():
+    with together(), BackgroundWriter() as writer:
         for name, *maps in infer(run, work.share, keys, device):
             picture = source.picture_hash(name)
-            save_cam(output.file(run, name), keys[name], *maps, picture=picture)
+            writer.submit(name, _write, run, name, keys[name], maps, picture)
     return {"pictures": len(work.ids), "made": len(work.left)}
+
+
+def _write(run: Run, name: str, keys: np.ndarray, maps: Sequence[Tensor], picture: int) -> None:
+    cam, high_res = fetch(run, name, *maps)
+    save_cam(OUTPUTS["cam_out_dir"].file(run, name), keys, cam, high_res, picture)
 
 
 def infer(
@@ -96,8 +102,10 @@ def infer(
     device: torch.device,
     description: str = STEP,
     use_attention: bool = True,
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Id, cam and high_res of every picture, see `picture_cams`.
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Id, cam and high_res of every picture, on the device; see `picture_cams` and `fetch`.
+
+    Nothing here waits for a GPU: it is given the next picture while it still computes one.
 
     Args:
         run: the run.
@@ -106,33 +114,36 @@ def infer(
         device: where the branches run.
         description: text before the bar.
         use_attention: see `net.deit_cam.DeitCam`.
-
-    Raises:
-        UserError: the CAMs of a picture are not finite.
     """
     options, branches = run.options, load_branches(run, device, use_attention)
     dataset = MultiScaleDataset(run.source.devkit, ids, options.cam_scales)
-    for item in progress(eval_loader(dataset, None, options.num_workers), description):
-        images, name = [image.to(device) for image in item["images"]], item["name"]
+    loader = eval_loader(dataset, None, options.num_workers, device)
+    for item in progress(loader, description):
+        name = item["name"]
         with autocast(device, options.precision):
             cam, high_res = picture_cams(
                 branches,
-                images,
+                to_device(item["images"], device),
                 tuple(item["size"]),
                 keys[name],
                 options.cam_fusion,
                 options.cam_tile_batch,
             )
-        if not (cam.isfinite().all() and high_res.isfinite().all()):
-            raise _not_finite(run, name)
-        yield name, cam.cpu().numpy(), high_res.cpu().numpy()
+        yield name, cam, high_res
 
 
-def _not_finite(run: Run, name: str) -> UserError:
-    """Names the weights that the fusion uses."""
+def fetch(run: Run, name: str, *maps: Tensor) -> list[np.ndarray]:
+    """Maps of a picture from the device.
+
+    Raises:
+        UserError: they are not finite; names the weights that the fusion uses.
+    """
+    arrays = [one.cpu().numpy() for one in maps]
+    if all(np.isfinite(array).all() for array in arrays):
+        return arrays
     used = [one for one in STEPS[STEP].reads if one.is_used(run.options)]
     weights = " or ".join(str(OUTPUTS[one.name].path(run)) for one in used)
-    return UserError(
+    raise UserError(
         f"{name}: the class activation maps are not finite; {weights} is damaged or the training "
         "diverged, train again with a lower learning rate and --overwrite."
     )

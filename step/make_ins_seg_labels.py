@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from misc.maps_io import save_instances
+from misc.writing import BackgroundWriter
 from net.instances import instances_from_maps
 from step.plan import OUTPUTS
 from step.run import Run
@@ -21,7 +22,7 @@ def run(run: Run) -> dict[str, Any]:
     return write_left(STEP, run, write)
 
 
-def write(run: Run, ids: Sequence[str]) -> None:
+def write(run: Run, ids: Sequence[str], writer: BackgroundWriter) -> None:
     """Write the instances of some pictures."""
     options = run.options
     for one in infer(run, ids, STEP, with_displacement=True):
@@ -29,7 +30,7 @@ def write(run: Run, ids: Sequence[str]) -> None:
             one.cam,
             one.edge,
             one.displacement,
-            one.maps.keys,
+            one.keys,
             one.size,
             options.ins_seg_bg_thres,
             options.beta,
@@ -37,4 +38,4 @@ def write(run: Run, ids: Sequence[str]) -> None:
             options.walk_radius,
         )
         path = OUTPUTS["ins_seg_out_dir"].file(run, one.name)
-        save_instances(path, found.score, found.class_id, found.mask)
+        writer.submit(one.name, save_instances, path, found.score, found.class_id, found.mask)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from misc.files import atomic_path
 from misc.maps_io import write_label
+from misc.writing import BackgroundWriter
 from net.pseudo_labels import propagate_to_label
 from step.plan import OUTPUTS
 from step.run import Run
@@ -34,19 +35,23 @@ def run(run: Run) -> dict[str, Any]:
     return write_left(STEP, run, write)
 
 
-def write(run: Run, ids: Sequence[str]) -> None:
+def write(run: Run, ids: Sequence[str], writer: BackgroundWriter) -> None:
     """Write the pseudo masks and edge maps of some pictures."""
     options = run.options
     for one in infer(run, ids, STEP):
         label = propagate_to_label(
             one.cam,
             one.edge,
-            one.maps.keys,
+            one.keys,
             one.size,
             options.sem_seg_bg_thres,
             options.beta,
             options.exp_times,
             options.walk_radius,
         )
-        write_edge(OUTPUTS["edge_out_dir"].file(run, one.name), one.edge)
-        write_label(OUTPUTS["sem_seg_out_dir"].file(run, one.name), label)
+        writer.submit(one.name, _write, run, one.name, one.edge, label)
+
+
+def _write(run: Run, name: str, edge: Tensor, label: np.ndarray) -> None:
+    write_edge(OUTPUTS["edge_out_dir"].file(run, name), edge)
+    write_label(OUTPUTS["sem_seg_out_dir"].file(run, name), label)

@@ -207,9 +207,9 @@ def score(
     items = iter(progress([scenes[0, place] for place in range(len(scenes))], "score"))
     logits, labels = [], []
     while batch := list(islice(items, batch_size)):
-        logits.append(model(torch.stack([item["image"] for item in batch]).to(device)).cpu())
+        logits.append(model(torch.stack([item["image"] for item in batch]).to(device)))
         labels.extend(item["label"] for item in batch)
-    scores, truth = torch.cat(logits), torch.stack(labels)
+    scores, truth = torch.cat(logits).cpu(), torch.stack(labels)
     right = ((scores > 0) == (truth > 0)).float().mean()
     return {"val": float(F.multilabel_soft_margin_loss(scores, truth)), "val_right": float(right)}
 

@@ -15,11 +15,12 @@ from torch.utils.data import Subset
 
 from misc.batches import first_images, fit_batch
 from misc.distributed import all_reduce_sum, is_main_process, on_main, select_device, shard
+from misc.loading import eval_loader, to_device
 from misc.precision import autocast
 from misc.progress import progress
 from misc.schedule import PolyAdamW, PolySGD
 from misc.seed import seed_everything
-from misc.training import Hook, Loss, Training, eval_loader, to_device
+from misc.training import Hook, Loss, Training
 from misc.transforms import denormalise
 from misc.visualize import heat_map, picture_grid
 from net.backbone import calibrate_batchnorm
@@ -189,14 +190,14 @@ def validate(run: Run, models: dict[str, nn.Module], device: torch.device) -> di
     )
     for model in models.values():
         model.eval()
-    sums = dict.fromkeys(models, 0.0)
+    sums = torch.zeros(len(models), dtype=torch.float64, device=device)
     share = Subset(dataset, shard(range(len(dataset))))
-    loader = eval_loader(share, options.cam_batch_size, options.num_workers)
+    loader = eval_loader(share, options.cam_batch_size, options.num_workers, device)
     for batch in progress(loader, "validate"):
         batch = to_device(batch, device)
-        for name, model in models.items():
+        for index, model in enumerate(models.values()):
             with autocast(device, options.precision):
                 maps = model(batch["image"])
-            sums[name] += float(classification_loss(maps, batch["label"])) * len(maps)
-    totals = all_reduce_sum(torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
-    return {f"val_{n}": total / len(dataset) for n, total in zip(sums, totals, strict=True)}
+            sums[index] += classification_loss(maps, batch["label"]).double() * len(maps)
+    totals = all_reduce_sum(sums).tolist()
+    return {f"val_{n}": total / len(dataset) for n, total in zip(models, totals, strict=True)}

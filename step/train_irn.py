@@ -16,12 +16,13 @@ from torch.utils.data import Subset
 from misc.batches import counted_labels, fit_batch
 from misc.distributed import all_reduce_sum, is_main_process, on_main, select_device, shard
 from misc.errors import UserError
+from misc.loading import eval_loader, to_device
 from misc.maps_io import IGNORE_LABEL
 from misc.precision import autocast
 from misc.progress import log, progress
 from misc.schedule import PolySGD
 from misc.seed import seed_everything
-from misc.training import Hook, Loss, Training, eval_loader
+from misc.training import Hook, Loss, Training
 from misc.transforms import NEAREST, denormalise, resize
 from misc.visualize import colour_label, edge_picture, picture_grid
 from net.affinity import path_index
@@ -148,10 +149,10 @@ def store_mean_displacement(run: Run, model: IRNet, device: torch.device) -> lis
     )
     total = torch.zeros(2, device=device)
     share = Subset(dataset, shard(range(len(dataset))))
-    loader = eval_loader(share, options.irn_batch_size, options.num_workers)
+    loader = eval_loader(share, options.irn_batch_size, options.num_workers, device)
     for batch in progress(loader, "mean displacement"):
         with autocast(device, options.precision):
-            displacement = model(batch["image"].to(device))[1]
+            displacement = model(to_device(batch["image"], device))[1]
         total += displacement.float().mean(dim=(2, 3)).sum(dim=0)
     total = all_reduce_sum(total)
     if not total.isfinite().all():

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from misc.distributed import shard, together
+from misc.loading import eval_loader, to_device
 from misc.precision import autocast
 from misc.progress import log, progress
-from misc.training import eval_loader, to_device
+from misc.writing import BackgroundWriter
 from wsol.config import Config
 from wsol.figure import save_boxed, square_photo
 from wsol.localization import (
@@ -91,7 +92,7 @@ def evaluate(
     """
     scores = LocalisationScores(thresholds)
     start = time.perf_counter()
-    with together():
+    with together(), BackgroundWriter() as writer:
         for found in _localised(networks.eval(), pictures, config, device):
             boxes = boxes_at(found.cam, thresholds, config.DATA.CROP_SIZE)
             scores.update(found.logits, found.label, boxes, found.truth)
@@ -99,12 +100,16 @@ def evaluate(
                 visit(found, boxes[0])
             if boxed_dir is not None:
                 picture = pictures[found.index]
-                photo = square_photo(picture.path, config.DATA.CROP_SIZE)
                 target = (boxed_dir / picture.name).with_suffix(".jpg")
-                save_boxed(target, photo, found.cam, found.truth, boxes[0])
+                size = config.DATA.CROP_SIZE
+                writer.submit(picture.name, _write, target, picture, size, found, boxes[0])
     scores.reduce()
     seconds = time.perf_counter() - start
     return Evaluation(scores.compute(), seconds / max(1, len(pictures)))
+
+
+def _write(path: Path, picture: Picture, size: int, found: Found, box: np.ndarray) -> None:
+    save_boxed(path, square_photo(picture.path, size), found.cam, found.truth, box)
 
 
 def _localised(
@@ -118,11 +123,11 @@ def _localised(
     size, every = config.TEST.BATCH_SIZE, range(len(pictures))
     mine = [index for start in shard(every[::size]) for index in every[start : start + size]]
     share = Subset(whole_pictures(config, pictures), mine)
-    loader = eval_loader(share, size, config.BASIC.NUM_WORKERS)
+    loader = eval_loader(share, size, config.BASIC.NUM_WORKERS, device)
     for batch in progress(loader, "evaluate"):
-        batch = to_device(batch, device)
+        images, labels = to_device([batch["image"], batch["label"]], device)
         with autocast(device, config.SOLVER.PRECISION):
-            logits, cams = localise(networks, batch["image"], batch["label"], config.MODEL.CAM)
+            logits, cams = localise(networks, images, labels, config.MODEL.CAM)
         for found in _unbatched(batch, logits, cams):
             require_finite(found.logits, found.cam, pictures[found.index].path)
             yield found

@@ -18,10 +18,10 @@ from misc.distributed import (
     together,
 )
 from misc.files import atomic_path
+from misc.loading import eval_loader, to_device
 from misc.maps_io import read_image
 from misc.precision import with_settled_precision
 from misc.progress import log, progress
-from misc.training import eval_loader, to_device
 from misc.transforms import resize
 from misc.visualize import FigureRow, draw_box, heat_map, save_figure, spread
 from wsol.config import Config, paths_of
@@ -101,7 +101,9 @@ def draw(
     image_set = open_pictures(config, (split,))
     share = shard(spread(image_set.split(split), count))
     with together():
-        loader = eval_loader(whole_pictures(config, share), batch_size=1, num_workers=0)
+        loader = eval_loader(
+            whole_pictures(config, share), batch_size=1, num_workers=0, device=device
+        )
         rows = [
             _row(config, networks, share[int(batch["index"])], batch, image_set.class_names)
             for batch in (to_device(b, device) for b in progress(loader, "visualize"))
