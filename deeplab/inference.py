@@ -27,6 +27,7 @@ from misc.errors import UserError
 from misc.files import sha256_file, up_to_date
 from misc.loading import eval_loader, to_device
 from misc.maps_io import opened_image, write_label
+from misc.precision import FLOAT32, autocast
 from misc.progress import log, progress
 from misc.seed import seed_everything
 from misc.writing import BackgroundWriter
@@ -52,17 +53,19 @@ def load_network(config: Config, model_path: Path, device: torch.device) -> Mult
 
 
 @torch.inference_mode()
-def segment(network: MultiScale, image: Tensor) -> tuple[Tensor, Tensor]:
+def segment(network: MultiScale, image: Tensor, precision: str = FLOAT32) -> tuple[Tensor, Tensor]:
     """Segment one picture, without waiting for the device; see `fetch`.
 
     Args:
         network: in evaluation mode.
         image: (3, h, w) float32 BGR minus mean, on the device of the network.
+        precision: see `misc.precision`.
 
     Returns:
         Logits (C, h', w') float32 at the stride of the network, and labels (h, w) uint8.
     """
-    scores = network(image[None]).float()
+    with autocast(image.device, precision):
+        scores = network(image[None]).float()
     full = F.interpolate(scores, image.shape[-2:], mode="bilinear", align_corners=False)
     return scores[0], full[0].argmax(dim=0).to(torch.uint8)
 
@@ -138,7 +141,7 @@ def _prepare(
     """Prepare the output folders and return the pictures that are left to do."""
     paths, images = Paths(config), lineage.image_paths(config, pictures.ids)
     folder, predictions = paths.logits_dir(split), paths.prediction_dir(split)
-    record = lineage.logits(config, model["sha256"])
+    record = lineage.logits(config, model["sha256"], config.SOLVER.PRECISION)
     if overwrite:  # nothing is removed before it is known that all may be, and that the rest fits
         outputs.require_own(folder, record, logits.SUFFIX, pictures)
         outputs.require_own(predictions, record, outputs.PREDICTION_SUFFIX, pictures)
@@ -213,5 +216,6 @@ def _segment_all(
 
     with BackgroundWriter() as writer:
         for item in progress(loader, "test"):
-            found = segment(network, to_device(item["image"], device))
+            image = to_device(item["image"], device)
+            found = segment(network, image, config.SOLVER.PRECISION)
             writer.submit(item["name"], write, item["name"], *found)

@@ -29,6 +29,7 @@ from deeplab.data import files_fingerprint, training_label_path
 from misc.config import identifying
 from misc.errors import UserError
 from misc.files import atomic_path, sha256_file
+from misc.precision import FLOAT32
 from misc.provenance import (
     Record,
     check_record,
@@ -68,14 +69,17 @@ def training(config: Config, pictures: IdList) -> Record:
     )
 
 
-def logits(config: Config, model_hash: str) -> Record:
+def logits(config: Config, model_hash: str, precision: str = FLOAT32) -> Record:
     """Logits and predictions of whole pictures.
 
     Args:
         config: configuration.
         model_hash: SHA-256 of the weights.
+        precision: in which they are computed; float32 is left out of the record.
     """
     arguments = {**identifying(config, TEST), "classes": class_names(config)}
+    if precision != FLOAT32:
+        arguments["precision"] = precision
     return Record(TEST, arguments, {"model": model_hash})
 
 
@@ -140,7 +144,8 @@ def recorded_logits(
     named = Path(str(model.get("path", ""))) if isinstance(model, Mapping) else Path()
     path = model_path or next((p for p in (named, final) if p.is_file()), named)
     model_hash = sha256_file(path) if path.is_file() else recorded.inputs.get("model", "")
-    check_record(folder, logits(config, model_hash), redo=redo)
+    precision = recorded.arguments.get("precision", FLOAT32)  # any will do
+    check_record(folder, logits(config, model_hash, precision), redo=redo)
     return recorded, {"path": str(path), "sha256": model_hash}
 
 

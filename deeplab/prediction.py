@@ -286,7 +286,8 @@ def _told(text: str, readable: bool) -> Outcome:
 
 def _label(item: dict[str, Any], segmenter: Segmenter) -> np.ndarray:
     """Segment a picture of `_Photos`: (h, w) uint8 labels."""
-    found = segment(segmenter.network, to_device(item["input"], segmenter.device))
+    image = to_device(item["input"], segmenter.device)
+    found = segment(segmenter.network, image, segmenter.config.SOLVER.PRECISION)
     logits, label = fetch(*found, segmenter.weights)
     if segmenter.crf:
         label = refine_logits(logits, item["scaled"].numpy(), segmenter.config)

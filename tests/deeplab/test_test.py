@@ -398,3 +398,20 @@ def test_record_without_facts_is_no_traceback(sample: Path, tested: Path, facts:
         path.write_text(json.dumps({**read_json(path), "facts": facts}))
     assert run("test", sample, tested) == 0 == run("crf", sample, tested)
     assert "unknown" in read_json(paths.scores_path("val"))["initialisation"]
+
+
+def test_logits_of_another_precision_are_other_logits_and_the_crf_takes_either(
+    sample: Path, tested: Path, capsys: pytest.CaptureFixture
+) -> None:
+    bfloat16 = {"SOLVER.PRECISION": "bfloat16"}
+    assert run("test", sample, tested, values=bfloat16) == 2  # float32's are there
+    assert "precision is bfloat16 now and was (absent)" in capsys.readouterr().err
+    assert run("test", sample, tested, "--overwrite", values=bfloat16) == 0
+    for image_id in VAL_IDS:
+        float32, other = (
+            np.load(paths_of(sample, folder).logits_dir("val") / f"{image_id}.npy")
+            for folder in (finished_run(sample), tested)
+        )
+        spread = float(np.ptp(float32.astype(np.float32)))
+        assert 0 < np.abs(float32.astype(np.float32) - other).max() < 0.1 * spread
+    assert run("crf", sample, tested, "--overwrite") == 0
