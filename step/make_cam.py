@@ -5,7 +5,7 @@ writes `result/cam/ID.npz` with keys (K,), cam (K, ceil(h/4), ceil(w/4)) and hig
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from misc.distributed import select_device, together
 from misc.errors import UserError
-from misc.maps_io import load_cam_origin, save_cam
+from misc.maps_io import save_cam
 from misc.precision import autocast
 from misc.progress import log, progress
 from misc.training import eval_loader
 from net.cam_maps import fuse, normalise_maps, sum_scales
 from net.deit_cam import DeitCam
 from net.resnet_cam import CnnCam
+from step.cam_origins import CamOrigin, cam_origins
 from step.networks import load_branches
 from step.plan import OUTPUTS, STEPS, begin
 from step.run import Run
@@ -78,14 +79,14 @@ def run(run: Run) -> dict[str, Any]:
     labels = source.image_labels(run.ids("train_list", "infer_list"))
     keys = {image_id: np.flatnonzero(label) for image_id, label in labels.items()}
     output = OUTPUTS["cam_out_dir"]
-    work = begin(
-        STEP, run, lambda i: _finished(output.file(run, i), keys[i], source.picture_hash(i))
-    )
+    work = begin(STEP, run, partial(_left, run, keys))
     log(f"{STEP}: {len(work.left)} of {len(work.ids)} pictures, fusion {options.cam_fusion}")
-    with together():
+    with together(), cam_origins(options.cache_dir, options.cam_out_dir) as origins:
+        hashes = source.picture_hashes(work.share)
         for name, *maps in infer(run, work.share, keys, device):
-            picture = source.picture_hash(name)
-            save_cam(output.file(run, name), keys[name], *maps, picture=picture)
+            path, picture = output.file(run, name), hashes[name]
+            save_cam(path, keys[name], *maps, picture=picture)
+            origins.learn(path, CamOrigin(tuple(keys[name].tolist()), picture))
     return {"pictures": len(work.ids), "made": len(work.left)}
 
 
@@ -138,9 +139,10 @@ def _not_finite(run: Run, name: str) -> UserError:
     )
 
 
-def _finished(path: Path, keys: np.ndarray, picture: int) -> bool:
-    """Whether a CAM is there, of the same picture and classes (labels may have changed)."""
-    if not path.is_file():
-        return False
-    made_keys, made_picture = load_cam_origin(path)
-    return np.array_equal(made_keys, keys) and made_picture == picture
+def _left(run: Run, keys: Mapping[str, np.ndarray], ids: Sequence[str]) -> list[str]:
+    """Pictures without CAMs, or with those of another picture or of other classes than now."""
+    options, output, hashes = run.options, OUTPUTS["cam_out_dir"], run.source.picture_hashes(ids)
+    now = {i: CamOrigin(tuple(keys[i].tolist()), hashes[i]) for i in ids}
+    with cam_origins(options.cache_dir, options.cam_out_dir) as origins:
+        paths = {i: output.file(run, i) for i in ids}
+        return [i for i, path in paths.items() if not path.is_file() or origins.of(path) != now[i]]
