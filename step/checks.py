@@ -180,6 +180,7 @@ def _data_problems(
         object_mask_ids=instances.ids if instances else (),
         label_ids=lists.of(labelled),
         cls_labels=source.cls_labels,
+        cache_dir=source.cache_dir,
     )
 
 

@@ -22,11 +22,12 @@ import numpy as np
 from misc.arguments import HelpFormatter, non_negative_int
 from misc.entry import run_entry
 from misc.errors import UserError
-from misc.maps_io import load_cam_origin, opened_image, save_cam
+from misc.maps_io import opened_image, save_cam
 from misc.outputs import prepare_output
 from misc.parallel import map_pictures
 from misc.progress import log, progress
 from misc.provenance import Record, read_facts, read_record, write_record
+from step.cam_origins import cam_origins
 from step.exchange.cam_layouts import AUTO, BACKGROUNDS
 from step.exchange.cam_sources import (
     SUFFIXES,
@@ -141,7 +142,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         one.image_id: one.checksum() for one in progress(sources, f"reading {args.source}")
     }
     _prepare(args, source.classes, checksums)
-    left = [one for one in sources if not _finished(_target(args.cam_out_dir, one), one, source)]
+    left = _left(args, sources, source)
     settings = Settings(
         source.devkit,
         source.classes,
@@ -265,9 +266,15 @@ def _target(folder: Path, one: PictureSource) -> Path:
     return folder / f"{one.image_id}{SUFFIX}"
 
 
-def _finished(path: Path, one: PictureSource, source: DataSource) -> bool:
-    """Whether the maps are there, of the picture as it is now."""
-    return path.is_file() and load_cam_origin(path)[1] == source.picture_hash(one.image_id)
+def _left(
+    args: argparse.Namespace, sources: Sequence[PictureSource], source: DataSource
+) -> list[PictureSource]:
+    """Those whose maps are not there, or are of another picture than now."""
+    paths = {one.image_id: _target(args.cam_out_dir, one) for one in sources}
+    hashes = source.picture_hashes([i for i, path in paths.items() if path.is_file()])
+    with cam_origins(source.cache_dir, args.cam_out_dir) as origins:
+        done = {i for i, crc in hashes.items() if origins.of(paths[i]).picture == crc}
+    return [one for one in sources if one.image_id not in done]
 
 
 def import_picture(settings: Settings, one: PictureSource) -> Imported:

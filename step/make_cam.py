@@ -5,7 +5,7 @@ writes `result/cam/ID.npz` with keys (K,), cam (K, ceil(h/4), ceil(w/4)) and hig
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,16 @@ from torch import Tensor
 
 from misc.distributed import select_device, together
 from misc.errors import UserError
+from misc.file_memory import FileMemory
 from misc.loading import eval_loader, to_device
-from misc.maps_io import load_cam_origin, save_cam
+from misc.maps_io import save_cam
 from misc.precision import autocast
 from misc.progress import log, progress
 from misc.writing import BackgroundWriter
 from net.cam_maps import fuse, normalise_maps, sum_scales
 from net.deit_cam import DeitCam
 from net.resnet_cam import CnnCam
+from step.cam_origins import CamOrigin, cam_origins
 from step.networks import load_branches
 from step.plan import OUTPUTS, STEPS, begin
 from step.run import Run
@@ -78,21 +80,31 @@ def run(run: Run) -> dict[str, Any]:
     options, source, device = run.options, run.source, select_device(run.options.device)
     labels = source.image_labels(run.ids("train_list", "infer_list"))
     keys = {image_id: np.flatnonzero(label) for image_id, label in labels.items()}
-    output = OUTPUTS["cam_out_dir"]
-    work = begin(
-        STEP, run, lambda i: _finished(output.file(run, i), keys[i], source.picture_hash(i))
-    )
+    work = begin(STEP, run, partial(_left, run, keys))
     log(f"{STEP}: {len(work.left)} of {len(work.ids)} pictures, fusion {options.cam_fusion}")
-    with together(), BackgroundWriter() as writer:
+    with (
+        together(),
+        cam_origins(options.cache_dir, options.cam_out_dir) as origins,
+        BackgroundWriter() as writer,
+    ):
+        hashes = source.picture_hashes(work.share)
         for name, *maps in infer(run, work.share, keys, device):
-            picture = source.picture_hash(name)
-            writer.submit(name, _write, run, name, keys[name], maps, picture)
+            origin = CamOrigin(tuple(keys[name].tolist()), hashes[name])
+            writer.submit(name, _write, run, name, keys[name], maps, origin, origins)
     return {"pictures": len(work.ids), "made": len(work.left)}
 
 
-def _write(run: Run, name: str, keys: np.ndarray, maps: Sequence[Tensor], picture: int) -> None:
-    cam, high_res = fetch(run, name, *maps)
-    save_cam(OUTPUTS["cam_out_dir"].file(run, name), keys, cam, high_res, picture)
+def _write(
+    run: Run,
+    name: str,
+    keys: np.ndarray,
+    maps: Sequence[Tensor],
+    origin: CamOrigin,
+    origins: FileMemory[CamOrigin],
+) -> None:
+    path, (cam, high_res) = OUTPUTS["cam_out_dir"].file(run, name), fetch(run, name, *maps)
+    save_cam(path, keys, cam, high_res, origin.picture)
+    origins.learn(path, origin)
 
 
 def infer(
@@ -149,9 +161,10 @@ def fetch(run: Run, name: str, *maps: Tensor) -> list[np.ndarray]:
     )
 
 
-def _finished(path: Path, keys: np.ndarray, picture: int) -> bool:
-    """Whether a CAM is there, of the same picture and classes (labels may have changed)."""
-    if not path.is_file():
-        return False
-    made_keys, made_picture = load_cam_origin(path)
-    return np.array_equal(made_keys, keys) and made_picture == picture
+def _left(run: Run, keys: Mapping[str, np.ndarray], ids: Sequence[str]) -> list[str]:
+    """Pictures without CAMs, or with those of another picture or of other classes than now."""
+    options, output, hashes = run.options, OUTPUTS["cam_out_dir"], run.source.picture_hashes(ids)
+    now = {i: CamOrigin(tuple(keys[i].tolist()), hashes[i]) for i in ids}
+    with cam_origins(options.cache_dir, options.cam_out_dir) as origins:
+        paths = {i: output.file(run, i) for i in ids}
+        return [i for i, path in paths.items() if not path.is_file() or origins.of(path) != now[i]]

@@ -7,9 +7,9 @@ import numpy as np
 
 from misc.errors import UserError
 from misc.files import atomic_path
-from misc.maps_io import load_cam_origin
 from misc.progress import log
 from misc.provenance import read_record
+from step.cam_origins import CamOrigin, cam_origins
 from step.plan import OUTPUTS
 from step.run import PHOTOS_FOLDER, Run
 from voc12.lists import some_of
@@ -61,15 +61,15 @@ def _changes(run: Run) -> tuple[list[str], list[str]]:
     options = run.options
     source, new, changed = run.source, [], []
     labels = source.image_labels(ids := source.ids_of(options.train_list, options.infer_list))
-    for image_id in ids:
-        path = options.cam_out_dir / f"{image_id}.npz"
-        if not path.is_file():
-            new.append(image_id)
-            continue
-        keys, picture = load_cam_origin(path)
-        same_keys = np.array_equal(keys, np.flatnonzero(labels[image_id]))
-        if not same_keys or picture != source.picture_hash(image_id):
-            changed.append(image_id)
+    hashes = source.picture_hashes(ids)
+    with cam_origins(options.cache_dir, options.cam_out_dir) as origins:
+        for image_id in ids:
+            path = options.cam_out_dir / f"{image_id}.npz"
+            now = CamOrigin(tuple(np.flatnonzero(labels[image_id]).tolist()), hashes[image_id])
+            if not path.is_file():
+                new.append(image_id)
+            elif origins.of(path) != now:
+                changed.append(image_id)
     return new, changed
 
 

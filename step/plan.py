@@ -5,9 +5,8 @@ left to do. Records hold the options that `step.options` says to affect them, th
 hashes of what went in; devices, batch sizes of inference, workers and folders are not in them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -256,7 +255,11 @@ class Work(NamedTuple):
         return shard(self.left)
 
 
-def begin(name: str, run: Run, is_finished: Callable[[str], bool] | None = None) -> Work:
+Left = Callable[[Sequence[str]], list[str]]
+"""Those of some pictures that are still to do."""
+
+
+def begin(name: str, run: Run, left: Left | None = None) -> Work:
     """Check the inputs of a step, make its output folders ready, and tell what is left to do.
 
     The main process decides for all.
@@ -264,17 +267,17 @@ def begin(name: str, run: Run, is_finished: Callable[[str], bool] | None = None)
     Args:
         name: of the step.
         run: the run.
-        is_finished: whether a picture has its outputs; by default when all of them are there and
-            newer than the picture's file in the folder that the step reads.
+        left: which pictures lack their outputs; by default those that lack one, or have one that
+            is older than the picture's file in the folder that the step reads.
 
     Raises:
         UserError: an input is missing or was made by something else, or there are outputs of
             something else.
     """
-    return on_main(lambda: _begin(name, run, is_finished))
+    return on_main(lambda: _begin(name, run, left))
 
 
-def _begin(name: str, run: Run, is_finished: Callable[[str], bool] | None) -> Work:
+def _begin(name: str, run: Run, left: Left | None) -> Work:
     step = STEPS[name]
     require_inputs(name, run)
     if not step.writes:
@@ -290,8 +293,8 @@ def _begin(name: str, run: Run, is_finished: Callable[[str], bool] | None) -> Wo
             option=output.option,
             lists=list_facts(run, output),
         )
-    is_finished = is_finished or partial(is_current, step, run)
-    return Work(ids, [i for i in ids if not is_finished(i)], record)
+    left = left or (lambda ids: [i for i in ids if not is_current(step, run, i)])
+    return Work(ids, left(ids), record)
 
 
 def is_current(step: Step, run: Run, image_id: str) -> bool:

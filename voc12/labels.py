@@ -1,18 +1,17 @@
 """Class names and image-level labels, from VOC annotations or from a CSV, JSON or NPY file."""
 
 import csv
-import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 
 from misc.errors import UserError
-from misc.files import read_json, write_json
+from misc.file_memory import FileMemory
+from misc.files import read_json
 from misc.formats.npy_files import read_npy
 from misc.maps_io import IGNORE_LABEL
 from voc12.devkit import IMAGE_SUFFIXES, Devkit
@@ -152,7 +151,7 @@ def load_image_labels(
         entries = {image_id: table[image_id] for image_id in ids if image_id in table}
         where = str(cls_labels)
     else:
-        entries = _annotated_names(ids, Devkit(root), cache_dir)
+        entries = _annotations_of(ids, Devkit(root), cache_dir)
         where = str(Devkit(root).annotation_path("ID"))
     missing = [image_id for image_id in ids if image_id not in entries]
     if missing:
@@ -338,55 +337,33 @@ def _multi_hot(entry: ImageNames, index: dict[str, int]) -> np.ndarray:
     return label
 
 
-def _annotated_names(
+def annotated_names(root: Path, cache_dir: Path | None) -> FileMemory[tuple[str, ...] | None]:
+    """What `read_annotation` finds in the annotations of a devkit, kept between starts.
+
+    Names are kept, not indices, so another class list or image list cannot make them stale.
+    """
+    return FileMemory(cache_dir, "annotations", root, _read_names, _restore_names)
+
+
+def _read_names(path: Path) -> tuple[str, ...] | None:
+    entry = read_annotation(path)
+    return None if entry is None else entry.names
+
+
+def _restore_names(row: Any) -> tuple[str, ...]:
+    if not isinstance(row, list) or not all(isinstance(name, str) for name in row):
+        raise TypeError(f"{row} is no list of names")
+    return tuple(row)
+
+
+def _annotations_of(
     ids: Sequence[str], devkit: Devkit, cache_dir: Path | None
 ) -> dict[str, ImageNames]:
-    """Names from XML, through a cache of what each file said and its size and time of change.
-
-    The cache holds names, not indices, so another class list or image list cannot make it stale.
-    """
-    if cache_dir is None:
-        return _read_entries(
-            ids, lambda image_id: read_annotation(devkit.annotation_path(image_id))
-        )
-    root_key = hashlib.sha256(os.fsencode(devkit.root.resolve())).hexdigest()[:12]
-    cache_path = Path(cache_dir) / f"annotations_{root_key}.json"
-    cache = _read_cache(cache_path)
-    before = dict(cache)
-    entries = _read_entries(ids, lambda image_id: _read_cached(image_id, devkit, cache))
-    if cache != before:
-        write_json(cache_path, cache)
+    entries = {}
+    with annotated_names(devkit.root, cache_dir) as memory:
+        for image_id in ids:
+            path = devkit.annotation_path(image_id)
+            names = memory.of(path)
+            if names is not None:
+                entries[image_id] = ImageNames(names, str(path))
     return entries
-
-
-def _read_entries(
-    ids: Sequence[str], read: Callable[[str], ImageNames | None]
-) -> dict[str, ImageNames]:
-    entries = {image_id: read(image_id) for image_id in ids}
-    return {image_id: entry for image_id, entry in entries.items() if entry is not None}
-
-
-def _read_cached(image_id: str, devkit: Devkit, cache: dict[str, list]) -> ImageNames | None:
-    """`cache` maps ids to [file size, mtime_ns, names]."""
-    path = devkit.annotation_path(image_id)
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    size, mtime_ns, names = cache.get(image_id, [None, None, None])
-    if (size, mtime_ns) == (status.st_size, status.st_mtime_ns):
-        return ImageNames(tuple(names), str(path))
-    entry = read_annotation(path)
-    if entry is not None:
-        cache[image_id] = [status.st_size, status.st_mtime_ns, list(entry.names)]
-    return entry
-
-
-def _read_cache(path: Path) -> dict[str, list]:
-    try:
-        content = read_json(path)
-    except UserError:  # absent, or not ours: it is only a cache
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    return {key: row for key, row in content.items() if isinstance(row, list) and len(row) == 3}

@@ -2,14 +2,17 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from misc.checks import attempt, problems_of_each
 from misc.errors import UserError
+from misc.file_memory import FileMemory
 from misc.maps_io import IGNORE_LABEL, LABEL_VALUES, opened_image, read_label
 from misc.provenance import read_record, record_path
 from voc12.devkit import (
@@ -22,7 +25,7 @@ from voc12.devkit import (
     OBJECT_MASK_FOLDER,
     Devkit,
 )
-from voc12.labels import ImageNames, check_names, read_annotation, read_cls_labels
+from voc12.labels import ImageNames, annotated_names, check_names, read_cls_labels
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = 1
@@ -46,6 +49,28 @@ class Purposes:
     label_table: dict[str, ImageNames] | None = None
 
 
+class LabelFacts(NamedTuple):
+    """What a decoded label map is checked by.
+
+    Attributes:
+        width: pixels.
+        height: pixels.
+        values: that occur, rising.
+    """
+
+    width: int
+    height: int
+    values: tuple[int, ...]
+
+
+class Memories(NamedTuple):
+    """What is known of the files of a devkit; only what could be decoded is kept."""
+
+    pictures: FileMemory[Size]
+    labels: FileMemory[LabelFacts]
+    annotations: FileMemory[tuple[str, ...] | None]
+
+
 def find_problems(
     devkit: Devkit,
     classes: Sequence[str],
@@ -55,6 +80,7 @@ def find_problems(
     label_ids: Iterable[str] = (),
     cls_labels: Path | None = None,
     mask_dir: Path | None = None,
+    cache_dir: Path | None = None,
     root_option: str = "--voc12_root ",
     classes_option: str = "--classes",
 ) -> list[str]:
@@ -69,6 +95,7 @@ def find_problems(
         label_ids: ids whose image labels are needed.
         cls_labels: CSV, JSON or NPY file used instead of Annotations.
         mask_dir: folder with ID.png used instead of the devkit's masks.
+        cache_dir: where is kept what was found; a file that has not changed is not decoded again.
         root_option: what stands in front of the devkit's folder in a command, for messages.
         classes_option: what names the class list, for messages.
 
@@ -83,30 +110,62 @@ def find_problems(
         "object_masks": tuple(object_mask_ids),
         "labels": tuple(label_ids),
     }
-    problems: list[str] = []
+    folders = _mask_folders(devkit, mask_dir) if needed["masks"] else ()
+    problems = _masks_of_other_classes(folders, tuple(classes), classes_option)
     table = None
     if cls_labels is not None and needed["labels"]:
         table = attempt(_UNUSABLE_LABELS, lambda: read_cls_labels(cls_labels, classes), problems)
-    folders = _mask_folders(devkit, mask_dir) if needed["masks"] else ()
-    problems += _masks_of_other_classes(folders, tuple(classes), classes_option)
     missing = _missing_folders(devkit, needed, cls_labels is not None, mask_dir)
     problems += [text + _inner_root_hint(devkit.root, root_option) for text in missing.values()]
-    # One line says that a folder is missing, not one line for every file that should be in it.
     unusable = set(missing) | ({"labels"} if cls_labels is not None and table is None else set())
     wanted = {part: frozenset(() if part in unusable else needed[part]) for part in needed}
     purposes = Purposes(devkit, tuple(classes), **wanted, mask_dir=mask_dir, label_table=table)
-    return problems + _problems_of_pictures(purposes, needed)
+    return problems + _problems_of_pictures(purposes, needed, cache_dir)
 
 
-def _problems_of_pictures(purposes: Purposes, needed: Mapping[str, Sequence[str]]) -> list[str]:
-    every_id = tuple(dict.fromkeys(itertools.chain.from_iterable(needed.values())))
-    return problems_of_each(partial(_check_id, purposes), every_id)
+def _problems_of_pictures(
+    purposes: Purposes, needed: Mapping[str, Sequence[str]], cache_dir: Path | None
+) -> list[str]:
+    every_id, root = tuple(dict.fromkeys(itertools.chain(*needed.values()))), purposes.devkit.root
+    with ExitStack() as stack:
+        memories = Memories(
+            stack.enter_context(FileMemory(cache_dir, "pictures", root, _decode, _restore_size)),
+            stack.enter_context(FileMemory(cache_dir, "masks", root, _label_facts, _restore_label)),
+            stack.enter_context(annotated_names(root, cache_dir)),
+        )
+        return problems_of_each(partial(_check_id, purposes, memories), every_id)
+
+
+def _decode(path: Path) -> Size:
+    with opened_image(path) as image:
+        image.load()
+        return image.size
+
+
+def _restore_size(row: Any) -> Size:
+    width, height = row
+    return int(width), int(height)
+
+
+def _label_facts(path: Path) -> LabelFacts:
+    label = read_label(path)
+    height, width = label.shape
+    present = np.flatnonzero(np.bincount(label.ravel(), minlength=LABEL_VALUES))
+    return LabelFacts(width, height, tuple(present.tolist()))
+
+
+def _restore_label(row: Any) -> LabelFacts:
+    width, height, values = row
+    return LabelFacts(int(width), int(height), tuple(map(int, values)))
 
 
 def _missing_folders(
     devkit: Devkit, needed: Mapping[str, Sequence[str]], own_labels: bool, mask_dir: Path | None
 ) -> dict[str, str]:
-    """Purpose -> problem, for every purpose that lacks its folder altogether."""
+    """Purpose -> problem, for every purpose that lacks its folder altogether.
+
+    One line says that a folder is missing, not one line for every file that should be in it.
+    """
     root = devkit.root
     folders = {
         "images": (root / IMAGE_FOLDER,),
@@ -160,35 +219,46 @@ def _inner_root_hint(root: Path, option: str) -> str:
     return ""
 
 
-def _check_id(purposes: Purposes, image_id: str) -> list[str]:
+def _check_id(purposes: Purposes, memories: Memories, image_id: str) -> list[str]:
     devkit = purposes.devkit
     path = devkit.image_path(image_id)
-    size, problems = _check_picture(image_id, path, decode=image_id in purposes.images)
+    if image_id in purposes.images:
+        size, problems = _check_picture(image_id, path, memories.pictures)
+    else:
+        size, problems = _size_of(path, memories.pictures), []
+    check = partial(_check_mask, memories.labels, image_id, (path, size))
     if image_id in purposes.masks:
-        mask = _mask_path(image_id, purposes)
-        problems += _check_mask(image_id, mask, (path, size), len(purposes.classes))
+        problems += check(_mask_path(image_id, purposes), len(purposes.classes))
     if image_id in purposes.object_masks:
-        mask = devkit.object_mask_path(image_id)
-        problems += _check_mask(image_id, mask, (path, size), None)
+        problems += check(devkit.object_mask_path(image_id), None)
     if image_id in purposes.labels:
-        problems += _check_labels(image_id, purposes)
+        problems += _check_labels(image_id, purposes, memories.annotations)
     return problems
 
 
-def _check_picture(image_id: str, path: Path, decode: bool) -> tuple[Size | None, list[str]]:
-    """Size of the picture if it can be told; without `decode` nothing is a problem."""
+def _check_picture(
+    image_id: str, path: Path, memory: FileMemory[Size]
+) -> tuple[Size | None, list[str]]:
+    """Size of the picture, None if it cannot be decoded."""
     try:
-        with opened_image(path) as image:
-            if decode:
-                image.load()
-            return image.size, []
+        return memory.of(path), []
     except UserError as error:
-        if not decode:
-            return None, []
         if path.is_file():
             return None, [f"unreadable picture: {error}"]
         hint = "; list ids without suffix" if image_id.endswith(IMAGE_SUFFIXES) else ""
         return None, [f"missing picture: {image_id!r} has no {path} (nor .png, .webp ..){hint}"]
+
+
+def _size_of(path: Path, memory: FileMemory[Size]) -> Size | None:
+    """Size of a picture that nothing else is asked of, if it can be told."""
+    known = memory.known(path)
+    if known is not None:
+        return known
+    try:
+        with opened_image(path) as image:
+            return image.size
+    except UserError:
+        return None
 
 
 def _mask_path(image_id: str, purposes: Purposes) -> Path:
@@ -200,38 +270,35 @@ def _mask_path(image_id: str, purposes: Purposes) -> Path:
 
 
 def _check_mask(
-    image_id: str, path: Path, picture: tuple[Path, Size | None], num_classes: int | None
+    memory: FileMemory[LabelFacts],
+    image_id: str,
+    picture: tuple[Path, Size | None],
+    path: Path,
+    num_classes: int | None,
 ) -> list[str]:
     """Problems of a map of classes, or of objects if `num_classes` is None."""
     if not path.is_file():
         other = f" (nor {AUG_MASK_FOLDER})" if path.parent.name == MASK_FOLDER else ""
         return [f"missing mask: {image_id!r} has no {path}{other}"]
     try:
-        label = read_label(path)
+        label = memory.of(path)
     except UserError as error:
         return [f"unusable mask: {error}"]
     problems = []
     picture_path, size = picture
-    height, width = label.shape
-    if size is not None and size != (width, height):
+    if size is not None and size != (label.width, label.height):
         problems.append(
-            f"mask of another size: {path} is {width}x{height}, {picture_path} is "
+            f"mask of another size: {path} is {label.width}x{label.height}, {picture_path} is "
             f"{size[0]}x{size[1]}{_rotation_note(picture_path)}"
         )
-    wrong = [] if num_classes is None else _values_outside(label, num_classes)
+    allowed = range(LABEL_VALUES if num_classes is None else num_classes + 1)
+    wrong = [value for value in label.values if value not in allowed and value != IGNORE_LABEL]
     if wrong:
         problems.append(
             f"mask with other values: {path} holds {', '.join(map(str, wrong))}; allowed are "
             f"0..{num_classes} and {IGNORE_LABEL}"
         )
     return problems
-
-
-def _values_outside(label: np.ndarray, num_classes: int) -> list[int]:
-    present = np.bincount(label.ravel(), minlength=LABEL_VALUES) > 0
-    present[: num_classes + 1] = False
-    present[IGNORE_LABEL] = False
-    return np.flatnonzero(present).tolist()
 
 
 def _rotation_note(picture_path: Path) -> str:
@@ -246,11 +313,14 @@ def is_upright(picture_path: Path) -> bool:
         return image.getexif().get(EXIF_ORIENTATION, UPRIGHT) == UPRIGHT
 
 
-def _check_labels(image_id: str, purposes: Purposes) -> list[str]:
+def _check_labels(
+    image_id: str, purposes: Purposes, memory: FileMemory[tuple[str, ...] | None]
+) -> list[str]:
     annotation = purposes.devkit.annotation_path(image_id)
     try:
         if purposes.label_table is None:
-            entry, where = read_annotation(annotation), f"no {annotation}"
+            names, where = memory.of(annotation), f"no {annotation}"
+            entry = None if names is None else ImageNames(names, str(annotation))
         else:
             entry, where = purposes.label_table.get(image_id), "no entry in --cls_labels"
         if entry is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from misc.file_memory import FileMemory
 from voc12.devkit import Devkit
 from voc12.labels import load_classes, load_image_labels
 from voc12.lists import IdList, resolve_list
@@ -25,7 +26,7 @@ class DataSource:
         devkit: the folder with pictures, masks and annotations.
         classes: foreground class names, in label order.
         cls_labels: file with image labels that replaces the XML annotations.
-        cache_dir: where derived lists and parsed annotations are kept.
+        cache_dir: where derived lists and what was read of unchanged files are kept.
         expect_standard: lists called train, val or train_aug should be VOC's; others are warned of.
         photos: the pictures of --photos by id, which were decoded and hashed when they were found.
     """
@@ -59,22 +60,27 @@ class DataSource:
             ids, self.devkit.root, self.classes, self.cls_labels, self.cache_dir
         )
 
-    def picture_hash(self, image_id: str) -> int:
-        """CRC-32 of a picture's file, read once."""
-        if image_id in self.photos:
-            return self.photos[image_id].crc
-        if image_id not in self._hashes:
-            self._hashes[image_id] = zlib.crc32(self.devkit.image_path(image_id).read_bytes())
-        return self._hashes[image_id]
+    def picture_hashes(self, ids: Sequence[str]) -> dict[str, int]:
+        """CRC-32 of the files of pictures, read once and again only where they changed since."""
+        unknown = [i for i in ids if i not in self.photos and i not in self._hashes]
+        if unknown:
+            with FileMemory(self.cache_dir, "hashes", self.devkit.root, _crc, int) as memory:
+                for image_id in unknown:
+                    self._hashes[image_id] = memory.of(self.devkit.image_path(image_id))
+        return {i: self.photos[i].crc if i in self.photos else self._hashes[i] for i in ids}
 
     def fingerprint(self, ids: Sequence[str]) -> str:
         """Hash over ids, image labels and pictures: tells data sets apart."""
-        labels = self.image_labels(ids)
+        labels, hashes = self.image_labels(ids), self.picture_hashes(ids)
         digest = hashlib.sha256()
         for image_id in sorted(ids):
-            picture, present = self.picture_hash(image_id), labels[image_id].astype(int).tolist()
+            picture, present = hashes[image_id], labels[image_id].astype(int).tolist()
             digest.update(f"{image_id}\t{picture}\t{present}\n".encode())
         return digest.hexdigest()
+
+
+def _crc(path: Path) -> int:
+    return zlib.crc32(path.read_bytes())
 
 
 def open_source(

@@ -3,11 +3,13 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from pipeline import TRAIN_IDS, copy_of, log_of, metrics, output, run, times
 
 from misc.files import up_to_date
+from step import cam_origins
 from step.checks import readiness_problems
 from step.run import finished_run
 from voc12.source import open_source
@@ -38,6 +40,32 @@ def test_a_changed_picture_is_redone_alone(sample: Path, finished: Path, tmp_pat
     assert run(root, work, *INFERENCE) == 0
     redone = {path for path, time in times(work).items() if time != before[path]}
     assert redone == {output(work, kind, TRAIN_IDS[2]) for kind in ("cam", "sem_seg", "edge")}
+
+
+def test_finished_cams_are_opened_again_only_when_they_changed(
+    sample: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, opened = copy_of(finished, tmp_path / "work"), []
+    output(work, "cam", TRAIN_IDS[0]).unlink()
+    load = cam_origins.load_cam_origin
+
+    def counted(path: Path) -> tuple[np.ndarray, int]:
+        opened.append(path)
+        return load(path)
+
+    monkeypatch.setattr(cam_origins, "load_cam_origin", counted)
+    assert run(sample, work, "--steps", "make_cam") == 0
+    assert opened == [output(work, "cam", i) for i in TRAIN_IDS[1:]]
+    opened.clear()
+    before = times(work)
+    assert run(sample, work, "--steps", "make_cam") == 0
+    assert opened == []  # not even the one that was written
+    assert times(work) == before
+    first, second = (output(work, "cam", i) for i in TRAIN_IDS[:2])
+    shutil.copyfile(second, first)
+    assert run(sample, work, "--steps", "make_cam") == 0
+    assert opened == [first]
+    assert cam_origins.load_cam_origin(first)[1] != cam_origins.load_cam_origin(second)[1]
 
 
 def test_missing_edge_maps_are_made_again(sample: Path, finished: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Every problem of a data set is found, and all of them are told at once."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,3 +209,70 @@ def test_every_picture_is_opened_once(devkit: Devkit, monkeypatch: pytest.Monkey
     twice = IDS + IDS
     assert find_problems(devkit, CLASSES, twice, twice, twice, twice) == []
     assert len(opened) == len(set(opened)) == 9
+
+
+# ------------------------------------------------------------------------------- what is remembered
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Folder and name of every picture and mask that is opened."""
+    names: list[str] = []
+    real = Image.open
+
+    def counted(path: Path, *args: Any, **options: Any) -> Image.Image:
+        names.append("/".join(Path(path).parts[-2:]))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Image, "open", counted)
+    return names
+
+
+def remembered_problems(devkit: Devkit) -> list[str]:
+    cache = devkit.root.parent / "cache"
+    return find_problems(devkit, CLASSES, IDS, IDS, IDS, IDS, cache_dir=cache)
+
+
+def test_every_file_is_decoded_once_and_not_at_the_next_start(
+    devkit: Devkit, opened: list[str]
+) -> None:
+    assert remembered_problems(devkit) == []
+    folders = ("JPEGImages/{}.jpg", "SegmentationClassAug/{}.png", "SegmentationObject/{}.png")
+    assert sorted(opened) == sorted(folder.format(i) for folder in folders for i in IDS)
+    opened.clear()
+    assert remembered_problems(devkit) == []
+    assert opened == []
+
+
+def test_only_changed_files_are_decoded_again(devkit: Devkit, opened: list[str]) -> None:
+    assert remembered_problems(devkit) == []
+    opened.clear()
+    picture, label = devkit.image_path("b"), mask(devkit, "7")
+    data = picture.read_bytes()
+    picture.write_bytes(data[:-60] + bytes(60))  # of the same size
+    os.utime(picture, ns=(7, 7))
+    os.utime(label, ns=(7, 7))
+    (problem,) = remembered_problems(devkit)
+    assert problem.startswith(f"unreadable picture: {picture}")
+    assert sorted(set(opened)) == ["JPEGImages/b.jpg", "SegmentationClassAug/7.png"]
+    opened.clear()
+    assert remembered_problems(devkit) == [problem]  # what is wrong is told until it is mended
+    picture.write_bytes(data)
+    assert remembered_problems(devkit) == []
+
+
+def test_remembered_masks_are_held_against_the_classes_and_sizes_of_now(devkit: Devkit) -> None:
+    assert remembered_problems(devkit) == []
+    cache = devkit.root.parent / "cache"
+    found = find_problems(devkit, ("cat",), (), IDS, cache_dir=cache)
+    assert len(found) == 3 and all("holds 2; allowed are 0..1 and 255" in one for one in found)
+    Image.fromarray(fill.image("a", 10, 15)).save(devkit.image_path("a"))
+    wrong = remembered_problems(devkit)
+    assert len(wrong) == 2 and all("is 14x10" in one and "is 15x10" in one for one in wrong)
+
+
+def test_remembered_annotations_are_held_against_the_classes_of_now(devkit: Devkit) -> None:
+    assert remembered_problems(devkit) == []
+    cache = devkit.root.parent / "cache"
+    found = find_problems(devkit, ("dog",), (), label_ids=IDS, cache_dir=cache)
+    assert len(found) == 3 and all("unknown class 'cat'" in one for one in found)
