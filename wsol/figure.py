@@ -24,6 +24,7 @@ from misc.precision import with_settled_precision
 from misc.progress import log, progress
 from misc.transforms import resize
 from misc.visualize import FigureRow, draw_box, heat_map, save_figure, spread
+from net.folding import fold_batch_norms
 from wsol.config import Config, paths_of
 from wsol.localization import boxes_at, cam_to_heat, require_finite
 from wsol.model import Networks, load_networks, localise, views
@@ -98,6 +99,8 @@ def draw(
     require_shared(paths.folder, "BASIC.SAVE_DIR")
     with together():
         networks = load_networks(config, weights).to(device)
+        if networks.cnn is not None:
+            fold_batch_norms(networks.cnn)
     image_set = open_pictures(config, (split,))
     share = shard(spread(image_set.split(split), count))
     with together():

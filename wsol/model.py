@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from misc.checkpoint import load_checkpoint, state_dict_of
 from misc.errors import UserError
-from net.folding import fold_batch_norms
 from net.normalisation import InputConversion
 from net.option_names import OptionNames
 from net.pretrained import load_strictly
@@ -264,8 +263,6 @@ def load_networks(config: Config, path: Path | str) -> Networks:
         if _ENTRIES[name] in checkpoint:
             networks[name] = build(config, init="random")
             _load_published(networks[name], checkpoint[_ENTRIES[name]], name, path)
-    if networks[CNN] is not None:
-        fold_batch_norms(networks[CNN].eval())
     return Networks(**networks).eval()
 
 

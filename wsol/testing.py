@@ -16,6 +16,7 @@ from misc.precision import with_settled_precision
 from misc.progress import log
 from misc.seed import run_facts, seed_everything
 from misc.tables import percent, show
+from net.folding import fold_batch_norms
 from wsol import page
 from wsol.box_accuracy import IOU_THRESHOLDS, MaxBoxAccuracy, MaxBoxResult
 from wsol.config import Config, paths_of
@@ -76,6 +77,8 @@ def test(config: Config, weights: Path | None, device_name: str = "auto") -> dic
     weights = weights or paths.last
     with together():
         networks = load_networks(config, weights).to(device)
+        if networks.cnn is not None:
+            fold_batch_norms(networks.cnn)
     image_set = open_pictures(config, (split,))
     pictures = image_set.split(split)
     on_main(lambda: require_usable(config, pictures))
