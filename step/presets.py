@@ -29,8 +29,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_list": "train2014",  # as train for VOC: the list that gets the masks
     },
     # Photos of everyday size on a laptop or one GPU, from ImageNet weights: smaller networks, crops
-    # and batches. The rates, momentum and weights of losses are those of the trial on 240 real
-    # photos that the README reports.
+    # and batches. The rates, momentum and weights of losses are those of a trial on 240 real
+    # photos with EfficientNet-Lite0 (mask mIoU 47.5 over background and five animals).
     "photos": {
         "cnn": "resnet50",  # 98 MB instead of 230, and a third of the arithmetic
         "vit": "deit_tiny_patch16_224",  # a quarter of DeiT-S
